@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * lab-mark NAME: has the emulator record all its counts under NAME.
+ *
+ * The mark is a NOP with an odd displacement that the emulator recognises: it
+ * does not exit to a hypervisor, so it works in a guest too, and does nothing
+ * on silicon.
+ */
+#include <stdio.h>
+
+int main(int argc, char **argv)
+{
+	if (argc != 2) {
+		fprintf(stderr, "usage: lab-mark NAME\n");
+		return 120;
+	}
+
+	/* nopl 0x3142414c(%rax) */
+	asm volatile(".byte 0x0f, 0x1f, 0x80, 0x4c, 0x41, 0x42, 0x31"
+		     : : "D" (argv[1]) : "memory");
+	return 0;
+}
