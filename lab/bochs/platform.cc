@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: LGPL-2.1-or-later
+//
+// What a real machine has and Bochs lacks: MSRs that Linux and KVM need, with
+// values that say "nothing here", and CPUID leaves that give the true
+// frequency and hide what is not modelled.  MSRs that are in neither Bochs nor
+// here are a #GP, as on hardware.
+
+#define NEED_CPU_REG_SHORTCUTS 1
+#include "bochs.h"
+#include "cpu/cpu.h"
+#include "cpu/cpuid.h"
+#include "cpu/msr.h"
+#include "gui/siminterface.h"
+#include "param_names.h"
+#include "lab.h"
+
+enum {
+  MSR_PLATFORM_ID = 0x17,
+  MSR_BIOS_SIGN_ID = 0x8b,
+  MSR_PLATFORM_INFO = 0xce,
+  MSR_CORE_CAPABILITIES = 0xcf,
+  MSR_MPERF = 0xe7,
+  MSR_APERF = 0xe8,
+  MSR_MCG_CAP = 0x179,
+  MSR_MCG_STATUS = 0x17a,
+  MSR_PERF_STATUS = 0x198,
+  MSR_PERF_CTL = 0x199,
+  MSR_THERM_INTERRUPT = 0x19b,
+  MSR_THERM_STATUS = 0x19c,
+  MSR_MISC_ENABLE = 0x1a0,
+  MSR_ENERGY_PERF_BIAS = 0x1b0,
+  MSR_PACKAGE_THERM_STATUS = 0x1b1,
+  MSR_PACKAGE_THERM_INTERRUPT = 0x1b2,
+};
+
+// A register that only holds what is written to it; "writable" are the bits
+// that a write may change, a write that changes another bit is a #GP.
+struct simple_msr_t {
+  Bit32u index;
+  Bit64u reset, writable;
+};
+
+static const simple_msr_t simple_msrs[] = {
+  { MSR_PLATFORM_ID, 0, 0 },
+  { MSR_CORE_CAPABILITIES, 0, 0 },   // no split-lock detection
+  { MSR_MCG_CAP, 0, 0 },             // no error-reporting banks
+  { MSR_MCG_STATUS, 0, 7 },
+  { MSR_PERF_STATUS, 0, 0 },
+  { MSR_PERF_CTL, 0, 0x10000ffff },
+  { MSR_THERM_INTERRUPT, 0, 0x3ffff1f },
+  { MSR_THERM_STATUS, 0, 0xaaa },
+  // fast strings, perfmon available, no BTS, no PEBS, EIST, MONITOR
+  { MSR_MISC_ENABLE, 0x51881, 0x400c51809 },
+  { MSR_ENERGY_PERF_BIAS, 6, 0xf },
+  { MSR_PACKAGE_THERM_STATUS, 0, 0xaaa },
+  { MSR_PACKAGE_THERM_INTERRUPT, 0, 0x1ffff17 },
+};
+
+// per CPU: values of simple_msrs, by index
+static std::map<Bit32u, Bit64u> msr_values[BX_MAX_SMP_THREADS_SUPPORTED];
+
+static const simple_msr_t *simple_msr(Bit32u index)
+{
+  for (const simple_msr_t &msr : simple_msrs)
+    if (msr.index == index) return &msr;
+  return NULL;
+}
+
+bool lab_platform_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
+{
+  if (lab_profile.text("vendor") != "intel") return false;
+
+  const simple_msr_t *msr = simple_msr(index);
+  if (msr) {
+    std::map<Bit32u, Bit64u> &values = msr_values[cpu->which_cpu()];
+    *value = values.count(index) ? values[index] : msr->reset;
+    return true;
+  }
+
+  switch (index) {
+    case MSR_BIOS_SIGN_ID:
+      *value = lab_profile.number("microcode") << 32;
+      return true;
+    case MSR_PLATFORM_INFO: // maximum non-turbo ratio, in units of 100 MHz
+      *value = (Bit64u) (SIM->get_param_num(BXPN_IPS)->get() / 100000000) << 8;
+      return true;
+    case MSR_MPERF:
+    case MSR_APERF:
+      *value = cpu->get_icount();
+      return true;
+  }
+  return false;
+}
+
+bool lab_platform_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value)
+{
+  if (lab_profile.text("vendor") != "intel") return false;
+
+  const simple_msr_t *msr = simple_msr(index);
+  if (msr) {
+    Bit64u old;
+    lab_platform_rdmsr(cpu, index, &old);
+    if ((old ^ value) & ~msr->writable) return false;
+    msr_values[cpu->which_cpu()][index] = value;
+    return true;
+  }
+
+  return index == MSR_BIOS_SIGN_ID; // software clears it before it asks for the revision
+}
+
+int lab_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
+{
+  return lab_platform_rdmsr(cpu, index, value) ? 1 : -1;
+}
+
+int lab_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value)
+{
+  return lab_platform_wrmsr(cpu, index, value) ? 1 : -1;
+}
+
+void lab_cpuid(BX_CPU_C *cpu, Bit32u function, Bit32u subfunction, cpuid_function_t *leaf)
+{
+  Bit32u hz = SIM->get_param_num(BXPN_IPS)->get();
+
+  if (lab_profile.text("vendor") != "intel") return;
+
+  switch (function) {
+    case 0x1:
+      leaf->ecx &= ~(BX_CPUID_STD1_ECX_DTES64 | BX_CPUID_STD1_ECX_DS_CPL | BX_CPUID_STD1_ECX_PDCM);
+      leaf->edx &= ~BX_CPUID_STD1_EDX_DEBUG_STORE;
+      break;
+    case 0x6: // timer that never stops, APERF and MPERF; no HWP, no thermal events
+      leaf->eax = 0x4;
+      leaf->ebx = 0;
+      leaf->ecx = 0x1;
+      leaf->edx = 0;
+      break;
+    case 0xa: // no PMU yet
+      leaf->eax = leaf->ebx = leaf->ecx = leaf->edx = 0;
+      break;
+    case 0x15: // the TSC runs at the frequency of the crystal: nothing to calibrate
+      leaf->eax = 1;
+      leaf->ebx = 1;
+      leaf->ecx = hz;
+      leaf->edx = 0;
+      break;
+    case 0x16:
+      leaf->eax = leaf->ebx = hz / 1000000;
+      leaf->ecx = 100;
+      leaf->edx = 0;
+      break;
+  }
+}
