@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The few commands that this project has.  Each target does what it needs
+# first, so every one of them works as the first command in a fresh clone.
+#
+#   BASE=6.12       the kernel that the series is put on
+#   KERNEL=PATH     folder, tarball or git tree of that kernel (else fetched)
+#   BOCHS=PATH      folder or tarball of Bochs (else fetched)
+#   T=NAME          for check: only this test
+
+BASE ?= 6.12
+export BASE KERNEL BOCHS T
+
+.PHONY: help deps tree refresh kernel emulator demo check series lint clean
+.NOTPARALLEL:
+
+help:	# the default: print the targets, a line each
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+deps:	## install what is missing, through apt
+	@scripts/deps
+
+tree: deps	## make build/linux-$BASE, a git tree of the kernel with the series
+	@scripts/tree
+
+refresh:	## bring the commits of that tree back into this repository
+	@scripts/refresh
+
+kernel: tree	## build that kernel, with perf and the tests
+	@scripts/kernel
+
+emulator: deps	## build the emulated host
+	@scripts/emulator
+
+demo: kernel emulator	## perf in a guest, emulated and mediated PMU side by side
+	@lab/demo
+
+check: kernel emulator	## run all tests
+	@lab/check
+
+series: tree	## write the series as mails to out/series-$BASE
+	@scripts/series
+
+lint: tree	## check style, licences and size of everything
+	@scripts/lint
+
+clean:	## remove what was built (the tree only if it holds no work)
+	@scripts/tree --remove
+	@rm -rf build out scripts/__pycache__ lab/__pycache__
