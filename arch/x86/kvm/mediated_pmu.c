@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Mediated PMU: the guest's PMU is the hardware's while the guest runs.
+ *
+ * There are two views of a control register.  The guest view is what the guest
+ * wrote, and what it reads back.  The hardware view, named _hw, is what KVM puts
+ * into the register: the guest view, less what the event filter denies, less
+ * all bits that the guest's PMU doesn't have.  A guest's write to a selector is
+ * always intercepted, so that the guest never chooses the hardware view.
+ *
+ * Counters have one view.  The guest reads and writes them without an exit.
+ *
+ * The guest PMU is loaded into the hardware at every entry of the run loop and
+ * saved after it.  In between, memory is stale: nothing may look at a counter.
+ * Events that KVM emulates in between are collected, and added when the
+ * state is back in memory.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/kvm_host.h>
+#include <linux/perf_mediated.h>
+
+#include <asm/msr.h>
+#include <asm/perf_event.h>
+#include <asm/perf_mediated.h>
+
+#include "irq.h"
+#include "mediated_compat.h"
+#include "mediated_pmu.h"
+
+#define KVM_X86_PMU_OP(func) \
+	DECLARE_STATIC_CALL(kvm_x86_pmu_##func, *(((struct kvm_pmu_ops *)0)->func));
+#define KVM_X86_PMU_OP_OPTIONAL KVM_X86_PMU_OP
+#include <asm/kvm-x86-pmu-ops.h>
+
+bool __read_mostly enable_mediated_pmu;
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(enable_mediated_pmu);
+
+static const struct kvm_mediated_pmu_regs *regs __read_mostly;
+
+/* The host's PMU as it is; kvm_pmu_cap is what guests may have of it. */
+static struct x86_pmu_capability host_pmu __read_mostly;
+
+/*
+ * Called once by the vendor module, after the requirements that only it knows
+ * were checked: @missing names the first that isn't met, or is NULL.
+ */
+void kvm_mediated_pmu_setup(const struct kvm_mediated_pmu_regs *vendor_regs,
+			    const char *missing)
+{
+	if (!enable_mediated_pmu)
+		return;
+
+	if (!enable_pmu)
+		missing = "a vPMU: enable_pmu is off, the CPU is hybrid, or perf has no PMU";
+	else if (!kvm_pmu_cap.mediated)
+		missing = "PMU version 4 (Intel) or PerfMonV2 (AMD)";
+
+	if (missing) {
+		pr_warn("mediated PMU disabled, needs %s\n", missing);
+		enable_mediated_pmu = false;
+		return;
+	}
+
+	perf_get_x86_pmu_capability(&host_pmu);
+	regs = vendor_regs;
+
+	/* Guest PEBS would write records while the host's DS_AREA is loaded. */
+	kvm_pmu_cap.pebs_ept = 0;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_setup);
+
+/*
+ * In hard IRQ context.  The interrupt is taken before the vCPU's task can be
+ * preempted, hence the running vCPU is the one whose counter overflowed, and its
+ * overflow status is in memory.
+ */
+static void kvm_mediated_pmu_handle_pmi(void)
+{
+	struct kvm_vcpu *vcpu = kvm_get_running_vcpu();
+	struct kvm_pmu *pmu;
+
+	if (!vcpu || !kvm_vcpu_has_mediated_pmu(vcpu))
+		return;
+
+	pmu = vcpu_to_pmu(vcpu);
+	if (pmu->global_status || !kvm_pmu_has_perf_global_ctrl(pmu))
+		kvm_make_request(KVM_REQ_PMI, vcpu);
+}
+
+void kvm_mediated_pmu_register(void)
+{
+	if (enable_mediated_pmu)
+		perf_register_guest_pmi_handler(kvm_mediated_pmu_handle_pmi);
+}
+
+void kvm_mediated_pmu_unregister(void)
+{
+	if (enable_mediated_pmu)
+		perf_unregister_guest_pmi_handler();
+}
+
+/* Under kvm->lock, where user space can no longer opt out or add a local APIC. */
+int kvm_mediated_pmu_precreate_vcpu(struct kvm *kvm)
+{
+	int r;
+
+	lockdep_assert_held(&kvm->lock);
+
+	if (!enable_mediated_pmu || !kvm->arch.enable_pmu ||
+	    !irqchip_in_kernel(kvm) || kvm->arch.has_mediated_pmu)
+		return 0;
+
+	r = perf_create_mediated_pmu();
+	if (!r)
+		kvm->arch.has_mediated_pmu = true;
+
+	return r;
+}
+
+void kvm_mediated_pmu_destroy_vm(struct kvm *kvm)
+{
+	if (kvm->arch.has_mediated_pmu)
+		perf_release_mediated_pmu();
+}
+
+/*
+ * Returns false if the vCPU must not have a PMU: mediated PMUs are all or
+ * nothing, and need a local APIC that KVM can deliver PMIs to.
+ */
+bool kvm_mediated_pmu_refresh(struct kvm_vcpu *vcpu)
+{
+	if (!enable_mediated_pmu)
+		return true;
+
+	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
+
+	return vcpu->kvm->arch.has_mediated_pmu;
+}
+
+static u64 hw_counter_mask(enum pmc_type type)
+{
+	int width = type == KVM_PMC_GP ? host_pmu.bit_width_gp :
+					 host_pmu.bit_width_fixed;
+
+	return GENMASK_ULL(width - 1, 0);
+}
+
+/* If not, the guest must not see the hardware's upper bits. */
+bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type)
+{
+	return pmu->counter_bitmask[type] == hw_counter_mask(type);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_is_host_width);
+
+/*
+ * True if the guest has all of the hardware's counters, i.e. if registers and
+ * instructions that address a counter by number, or all of them at once, answer
+ * as the guest's PMU would.
+ */
+bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu)
+{
+	return pmu->nr_arch_gp_counters == host_pmu.num_counters_gp &&
+	       pmu->nr_arch_fixed_counters == host_pmu.num_counters_fixed;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_is_host_size);
+
+static bool pmc_raises_pmi(struct kvm_pmc *pmc)
+{
+	if (pmc_is_gp(pmc))
+		return pmc->eventsel & ARCH_PERFMON_EVENTSEL_INT;
+
+	return fixed_ctrl_field(pmc_to_pmu(pmc)->fixed_ctr_ctrl,
+				pmc->idx - KVM_FIXED_PMC_BASE_IDX) &
+	       INTEL_FIXED_0_ENABLE_PMI;
+}
+
+static void apply_emulated_counts(struct kvm_pmc *pmc)
+{
+	u64 prev = pmc->counter;
+
+	pmc->counter = (prev + pmc->emulated_counter) & pmc_bitmask(pmc);
+	pmc->emulated_counter = 0;
+
+	if (pmc->counter >= prev)
+		return;
+
+	pmc_to_pmu(pmc)->global_status |= BIT_ULL(pmc->idx);
+	if (pmc_raises_pmi(pmc))
+		kvm_make_request(KVM_REQ_PMI, pmc->vcpu);
+}
+
+static void update_eventsel_hw(struct kvm_pmc *pmc, bool allowed)
+{
+	u64 mask = pmc_to_pmu(pmc)->raw_event_mask |
+		   ARCH_PERFMON_EVENTSEL_USR | ARCH_PERFMON_EVENTSEL_OS |
+		   ARCH_PERFMON_EVENTSEL_INT | ARCH_PERFMON_EVENTSEL_ENABLE;
+
+	pmc->eventsel_hw = 0;
+	if (allowed)
+		pmc->eventsel_hw = (pmc->eventsel & mask) | regs->eventsel_hw_set;
+}
+
+static void update_fixed_ctr_ctrl_hw(struct kvm_pmc *pmc, bool allowed)
+{
+	u64 mask = intel_fixed_bits_by_idx(pmc->idx - KVM_FIXED_PMC_BASE_IDX,
+					   INTEL_FIXED_BITS_MASK);
+	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+
+	pmu->fixed_ctr_ctrl_hw &= ~mask;
+	if (allowed)
+		pmu->fixed_ctr_ctrl_hw |= pmu->fixed_ctr_ctrl & mask;
+}
+
+/*
+ * The guest's selector or the event filter has changed, or KVM has emulated an
+ * event for this counter.  @allowed is the filter's answer for the guest view.
+ */
+void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed)
+{
+	apply_emulated_counts(pmc);
+
+	if (pmc_is_gp(pmc))
+		update_eventsel_hw(pmc, allowed);
+	else
+		update_fixed_ctr_ctrl_hw(pmc, allowed);
+}
+
+static u32 pmc_counter_msr(struct kvm_pmc *pmc)
+{
+	if (pmc_is_gp(pmc))
+		return regs->gp_counter + pmc->idx * regs->gp_stride;
+
+	return regs->fixed_counter + pmc->idx - KVM_FIXED_PMC_BASE_IDX;
+}
+
+static u32 pmc_eventsel_msr(struct kvm_pmc *pmc)
+{
+	return regs->gp_eventsel + pmc->idx * regs->gp_stride;
+}
+
+static u64 rdpmc_hw(struct kvm_pmc *pmc)
+{
+	if (pmc_is_gp(pmc))
+		return native_read_pmc(pmc->idx);
+
+	return native_read_pmc((pmc->idx - KVM_FIXED_PMC_BASE_IDX) |
+			       INTEL_PMC_FIXED_RDPMC_BASE);
+}
+
+static void load_status(struct kvm_pmu *pmu)
+{
+	u64 hw;
+
+	/* The host's overflows, if there are any, are not for the guest. */
+	rdmsrl(regs->global_status, hw);
+	if (hw & ~pmu->global_status)
+		wrmsrl(regs->global_status_clear, hw & ~pmu->global_status);
+
+	if (pmu->global_status & ~hw)
+		wrmsrl(regs->global_status_set, pmu->global_status & ~hw);
+}
+
+static void save_status(struct kvm_pmu *pmu)
+{
+	u64 hw;
+
+	rdmsrl(regs->global_status, hw);
+	if (hw)
+		wrmsrl(regs->global_status_clear, hw);
+
+	pmu->global_status = hw & ~pmu->global_status_rsvd;
+}
+
+void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct kvm_pmc *pmc;
+	int i;
+
+	/* From here on global control is 0, until the guest runs. */
+	perf_mediated_claim();
+
+	load_status(pmu);
+
+	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
+		/*
+		 * A counter narrower than the hardware's must overflow where
+		 * the guest expects it: set the bits above its width.
+		 */
+		wrmsrl(pmc_counter_msr(pmc), pmc->counter |
+		       (hw_counter_mask(pmc->type) & ~pmc_bitmask(pmc)));
+
+		if (pmc_is_gp(pmc))
+			wrmsrl(pmc_eventsel_msr(pmc), pmc->eventsel_hw);
+	}
+
+	if (regs->fixed_ctr_ctrl)
+		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
+
+	kvm_pmu_call(mediated_load)(vcpu);
+}
+
+void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct kvm_pmc *pmc;
+	int i;
+
+	/* From here on global control is 0. */
+	kvm_pmu_call(mediated_put)(vcpu);
+
+	if (regs->fixed_ctr_ctrl)
+		wrmsrl(regs->fixed_ctr_ctrl, 0);
+
+	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
+		if (pmc_is_gp(pmc))
+			wrmsrl(pmc_eventsel_msr(pmc), 0);
+
+		pmc->counter = rdpmc_hw(pmc) & pmc_bitmask(pmc);
+
+		/* A host task that may use RDPMC must not find it there. */
+		wrmsrl(pmc_counter_msr(pmc), 0);
+	}
+
+	save_status(pmu);
+
+	perf_mediated_yield();
+}

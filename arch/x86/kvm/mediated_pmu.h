@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __KVM_X86_MEDIATED_PMU_H
+#define __KVM_X86_MEDIATED_PMU_H
+
+#include <linux/kvm_host.h>
+
+#include "x86.h"
+#include "pmu.h"
+
+/* A vendor's registers; no branches on the vendor in the common code. */
+struct kvm_mediated_pmu_regs {
+	u32 gp_counter;
+	u32 gp_eventsel;
+	u32 gp_stride;
+	u32 fixed_counter;
+	u32 fixed_ctr_ctrl;
+	u32 global_status;
+	u32 global_status_clear;
+	u32 global_status_set;
+	u64 eventsel_hw_set;
+};
+
+extern bool enable_mediated_pmu;
+
+void kvm_mediated_pmu_setup(const struct kvm_mediated_pmu_regs *regs,
+			    const char *missing);
+void kvm_mediated_pmu_register(void);
+void kvm_mediated_pmu_unregister(void);
+
+int kvm_mediated_pmu_precreate_vcpu(struct kvm *kvm);
+void kvm_mediated_pmu_destroy_vm(struct kvm *kvm);
+
+bool kvm_mediated_pmu_refresh(struct kvm_vcpu *vcpu);
+void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed);
+
+bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
+bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
+
+void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu);
+void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu);
+
+static inline bool kvm_vcpu_has_mediated_pmu(struct kvm_vcpu *vcpu)
+{
+	return vcpu->kvm->arch.has_mediated_pmu && vcpu_to_pmu(vcpu)->version;
+}
+
+/* The guest PMU owns the hardware from load to put, with IRQs off. */
+static inline void kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
+{
+	if (kvm_vcpu_has_mediated_pmu(vcpu))
+		__kvm_mediated_pmu_load(vcpu);
+}
+
+static inline void kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
+{
+	if (kvm_vcpu_has_mediated_pmu(vcpu))
+		__kvm_mediated_pmu_put(vcpu);
+}
+
+/* A guest PMU of version 1 has no global control: all its counters are on. */
+static inline u64 kvm_mediated_pmu_global_ctrl_hw(struct kvm_pmu *pmu)
+{
+	if (kvm_pmu_has_perf_global_ctrl(pmu))
+		return pmu->global_ctrl;
+
+	return *(u64 *)pmu->all_valid_pmc_idx;
+}
+
+#endif /* __KVM_X86_MEDIATED_PMU_H */

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Mediated PMU on AMD.
+ *
+ * The VMCB doesn't switch global control.  Instead every selector of the guest
+ * is told to count in guests only, so that what the host does between claim and
+ * VMRUN, and between exit and yield, is not counted.
+ */
+#include "mediated_compat.h"
+#include "mediated_pmu.h"
+#include "svm.h"
+
+static const struct kvm_mediated_pmu_regs amd_mediated_pmu_regs = {
+	.gp_counter		= MSR_F15H_PERF_CTR0,
+	.gp_eventsel		= MSR_F15H_PERF_CTL0,
+	.gp_stride		= 2,
+	.global_status		= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
+	.global_status_clear	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
+	.global_status_set	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
+	.eventsel_hw_set	= AMD64_EVENTSEL_GUESTONLY,
+};
+
+void __init svm_mediated_pmu_setup(void)
+{
+	kvm_mediated_pmu_setup(&amd_mediated_pmu_regs, NULL);
+}
+
+void amd_mediated_pmu_load(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_svm *svm = to_svm(vcpu);
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
+	       kvm_mediated_pmu_global_ctrl_hw(pmu));
+
+	/* vmcb02 has the union of what KVM and L1 want to intercept. */
+	if (is_guest_mode(vcpu))
+		return;
+
+	/*
+	 * RDPMC reads any counter of the hardware.  The northbridge's and the
+	 * last-level cache's follow those of the core, and are the host's.
+	 */
+	if (kvm_mediated_pmu_is_host_size(pmu) &&
+	    !boot_cpu_has(X86_FEATURE_PERFCTR_NB) &&
+	    !boot_cpu_has(X86_FEATURE_PERFCTR_LLC))
+		svm_clr_intercept(svm, INTERCEPT_RDPMC);
+	else
+		svm_set_intercept(svm, INTERCEPT_RDPMC);
+}
+
+void amd_mediated_pmu_put(struct kvm_vcpu *vcpu)
+{
+	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, 0);
+}
+
+/* Counters are the guest's own registers; what selects events never is. */
+void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
+{
+	bool mediated = kvm_vcpu_has_mediated_pmu(vcpu);
+	bool core = guest_has_feature(vcpu, X86_FEATURE_PERFCTR_CORE);
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	bool direct;
+	int i;
+
+	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
+		direct = mediated && i < pmu->nr_arch_gp_counters;
+
+		svm_set_intercept_for_msr(vcpu, MSR_F15H_PERF_CTR0 + 2 * i,
+					  MSR_TYPE_RW, !direct || !core);
+		if (i < AMD64_NUM_COUNTERS)
+			svm_set_intercept_for_msr(vcpu, MSR_K7_PERFCTR0 + i,
+						  MSR_TYPE_RW, !direct);
+	}
+
+	direct = mediated && kvm_pmu_has_perf_global_ctrl(pmu) &&
+		 kvm_mediated_pmu_is_host_size(pmu);
+
+	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
+				  MSR_TYPE_R, !direct);
+	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
+				  MSR_TYPE_W, !direct);
+	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
+				  MSR_TYPE_W, !direct);
+}

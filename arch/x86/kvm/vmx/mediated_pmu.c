@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Mediated PMU on Intel.
+ *
+ * The VMCS switches global control: VM entry loads the guest's, VM exit loads 0,
+ * so no counter of the guest counts host code, and none of the host's counts the
+ * guest.  Guest writes of global control are intercepted, hence KVM knows its
+ * value and needn't have it saved at exit.
+ */
+#include <asm/vmx.h>
+
+#include "capabilities.h"
+#include "cpuid.h"
+#include "mediated_compat.h"
+#include "mediated_pmu.h"
+#include "vmx.h"
+
+static const struct kvm_mediated_pmu_regs intel_mediated_pmu_regs = {
+	.gp_counter		= MSR_IA32_PMC0,
+	.gp_eventsel		= MSR_P6_EVNTSEL0,
+	.gp_stride		= 1,
+	.fixed_counter		= MSR_CORE_PERF_FIXED_CTR0,
+	.fixed_ctr_ctrl		= MSR_CORE_PERF_FIXED_CTR_CTRL,
+	.global_status		= MSR_CORE_PERF_GLOBAL_STATUS,
+	.global_status_clear	= MSR_CORE_PERF_GLOBAL_OVF_CTRL,
+	.global_status_set	= MSR_CORE_PERF_GLOBAL_STATUS_SET,
+};
+
+void __init vmx_mediated_pmu_setup(void)
+{
+	const char *missing = NULL;
+	u64 perf_cap = 0;
+
+	if (boot_cpu_has(X86_FEATURE_PDCM))
+		rdmsrl(MSR_IA32_PERF_CAPABILITIES, perf_cap);
+
+	if (!(perf_cap & PERF_CAP_FW_WRITES))
+		missing = "full-width counter writes";
+	else if (!cpu_has_load_perf_global_ctrl())
+		missing = "VMCS controls that load PERF_GLOBAL_CTRL";
+	else if (!cpu_has_vmx_msr_bitmap())
+		missing = "VMX MSR bitmaps";
+
+	kvm_mediated_pmu_setup(&intel_mediated_pmu_regs, missing);
+}
+
+void intel_mediated_pmu_load(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
+
+	vm_entry_controls_setbit(vmx, VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL);
+	vm_exit_controls_setbit(vmx, VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL);
+	vmcs_write64(GUEST_IA32_PERF_GLOBAL_CTRL,
+		     kvm_mediated_pmu_global_ctrl_hw(pmu));
+
+	/* vmcs02 has the union of what KVM and L1 want to intercept. */
+	if (is_guest_mode(vcpu))
+		return;
+
+	/*
+	 * RDPMC reads any counter of the hardware.  Only if the guest has all of
+	 * them may it run free: one that the guest lacks has to be a #GP.
+	 */
+	if (kvm_mediated_pmu_is_host_size(pmu) &&
+	    kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_GP) &&
+	    kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_FIXED))
+		exec_controls_clearbit(vmx, CPU_BASED_RDPMC_EXITING);
+	else
+		exec_controls_setbit(vmx, CPU_BASED_RDPMC_EXITING);
+}
+
+static bool has_full_width_writes(struct kvm_vcpu *vcpu)
+{
+	return guest_has_feature(vcpu, X86_FEATURE_PDCM) &&
+	       vcpu->arch.perf_capabilities & PERF_CAP_FW_WRITES;
+}
+
+/* Counters are the guest's own registers; what selects events never is. */
+void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
+{
+	bool mediated = kvm_vcpu_has_mediated_pmu(vcpu);
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	bool direct;
+	int i;
+
+	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
+		direct = mediated && i < pmu->nr_arch_gp_counters &&
+			 kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_GP);
+
+		vmx_set_intercept_for_msr(vcpu, MSR_IA32_PERFCTR0 + i,
+					  MSR_TYPE_RW, !direct);
+		vmx_set_intercept_for_msr(vcpu, MSR_IA32_PMC0 + i, MSR_TYPE_RW,
+					  !direct || !has_full_width_writes(vcpu));
+	}
+
+	for (i = 0; i < kvm_pmu_cap.num_counters_fixed; i++) {
+		direct = mediated && i < pmu->nr_arch_fixed_counters &&
+			 kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_FIXED);
+
+		vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_FIXED_CTR0 + i,
+					  MSR_TYPE_RW, !direct);
+	}
+
+	direct = mediated && kvm_pmu_has_perf_global_ctrl(pmu) &&
+		 kvm_mediated_pmu_is_host_size(pmu);
+
+	vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_GLOBAL_STATUS,
+				  MSR_TYPE_R, !direct);
+	vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_GLOBAL_OVF_CTRL,
+				  MSR_TYPE_RW, !direct);
+}
