@@ -12,8 +12,11 @@
  *
  * The guest PMU is loaded into the hardware at every entry of the run loop and
  * saved after it.  In between, memory is stale: nothing may look at a counter.
- * Events that KVM emulates in between are collected, and added when the
- * state is back in memory.
+ *
+ * An instruction that KVM emulates is counted as the hardware would have counted
+ * it: by the hardware view that was in force when the guest executed it.  That
+ * one changes when the guest is entered next, hence the write that enables a
+ * counter isn't counted by it, and the write that disables it is.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -165,31 +168,6 @@ bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_is_host_size);
 
-static bool pmc_raises_pmi(struct kvm_pmc *pmc)
-{
-	if (pmc_is_gp(pmc))
-		return pmc->eventsel & ARCH_PERFMON_EVENTSEL_INT;
-
-	return fixed_ctrl_field(pmc_to_pmu(pmc)->fixed_ctr_ctrl,
-				pmc->idx - KVM_FIXED_PMC_BASE_IDX) &
-	       INTEL_FIXED_0_ENABLE_PMI;
-}
-
-static void apply_emulated_counts(struct kvm_pmc *pmc)
-{
-	u64 prev = pmc->counter;
-
-	pmc->counter = (prev + pmc->emulated_counter) & pmc_bitmask(pmc);
-	pmc->emulated_counter = 0;
-
-	if (pmc->counter >= prev)
-		return;
-
-	pmc_to_pmu(pmc)->global_status |= BIT_ULL(pmc->idx);
-	if (pmc_raises_pmi(pmc))
-		kvm_make_request(KVM_REQ_PMI, pmc->vcpu);
-}
-
 static void update_eventsel_hw(struct kvm_pmc *pmc, bool allowed)
 {
 	u64 mask = pmc_to_pmu(pmc)->raw_event_mask |
@@ -213,13 +191,11 @@ static void update_fixed_ctr_ctrl_hw(struct kvm_pmc *pmc, bool allowed)
 }
 
 /*
- * The guest's selector or the event filter has changed, or KVM has emulated an
- * event for this counter.  @allowed is the filter's answer for the guest view.
+ * The guest's selector or the event filter has changed.  @allowed is the
+ * filter's answer for the guest view.
  */
 void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed)
 {
-	apply_emulated_counts(pmc);
-
 	if (pmc_is_gp(pmc))
 		update_eventsel_hw(pmc, allowed);
 	else
@@ -246,6 +222,16 @@ static u64 rdpmc_hw(struct kvm_pmc *pmc)
 
 	return native_read_pmc((pmc->idx - KVM_FIXED_PMC_BASE_IDX) |
 			       INTEL_PMC_FIXED_RDPMC_BASE);
+}
+
+/*
+ * A counter narrower than the hardware's must overflow where the guest expects
+ * it: set the bits above its width.
+ */
+static void write_counter_hw(struct kvm_pmc *pmc, u64 counter)
+{
+	wrmsrl(pmc_counter_msr(pmc), counter |
+	       (hw_counter_mask(pmc->type) & ~pmc_bitmask(pmc)));
 }
 
 static void load_status(struct kvm_pmu *pmu)
@@ -284,19 +270,17 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	load_status(pmu);
 
 	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
-		/*
-		 * A counter narrower than the hardware's must overflow where
-		 * the guest expects it: set the bits above its width.
-		 */
-		wrmsrl(pmc_counter_msr(pmc), pmc->counter |
-		       (hw_counter_mask(pmc->type) & ~pmc_bitmask(pmc)));
-
+		write_counter_hw(pmc, pmc->counter);
 		if (pmc_is_gp(pmc))
 			wrmsrl(pmc_eventsel_msr(pmc), pmc->eventsel_hw);
 	}
 
 	if (regs->fixed_ctr_ctrl)
 		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
+
+	/* A guest PMU of version 1 has no global control: all counters are on. */
+	pmu->global_ctrl_hw = kvm_pmu_has_perf_global_ctrl(pmu) ?
+			      pmu->global_ctrl : *(u64 *)pmu->all_valid_pmc_idx;
 
 	kvm_pmu_call(mediated_load)(vcpu);
 }
@@ -326,4 +310,82 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 	save_status(pmu);
 
 	perf_mediated_yield();
+}
+
+static bool pmc_counts(struct kvm_pmc *pmc, u64 eventsel)
+{
+	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+	bool os, usr;
+	u64 ctrl;
+
+	if (pmc_is_gp(pmc)) {
+		ctrl = pmc->eventsel_hw;
+		if (!(ctrl & ARCH_PERFMON_EVENTSEL_ENABLE) ||
+		    (ctrl ^ eventsel) & AMD64_RAW_EVENT_MASK_NB)
+			return false;
+
+		os = ctrl & ARCH_PERFMON_EVENTSEL_OS;
+		usr = ctrl & ARCH_PERFMON_EVENTSEL_USR;
+	} else {
+		ctrl = fixed_ctrl_field(pmu->fixed_ctr_ctrl_hw,
+					pmc->idx - KVM_FIXED_PMC_BASE_IDX);
+		if ((pmc->eventsel ^ eventsel) & AMD64_RAW_EVENT_MASK_NB)
+			return false;
+
+		os = ctrl & INTEL_FIXED_0_KERNEL;
+		usr = ctrl & INTEL_FIXED_0_USER;
+	}
+
+	/* The CPL isn't free on Intel. */
+	if (os == usr)
+		return os;
+
+	return kvm_x86_call(get_cpl)(pmc->vcpu) ? usr : os;
+}
+
+static bool pmc_raises_pmi(struct kvm_pmc *pmc)
+{
+	if (pmc_is_gp(pmc))
+		return pmc->eventsel_hw & ARCH_PERFMON_EVENTSEL_INT;
+
+	return fixed_ctrl_field(pmc_to_pmu(pmc)->fixed_ctr_ctrl_hw,
+				pmc->idx - KVM_FIXED_PMC_BASE_IDX) &
+	       INTEL_FIXED_0_ENABLE_PMI;
+}
+
+static void pmc_increment(struct kvm_pmc *pmc)
+{
+	bool loaded = perf_mediated_guest_owns_pmu();
+	u64 counter = loaded ? rdpmc_hw(pmc) : pmc->counter;
+
+	counter = (counter + 1) & pmc_bitmask(pmc);
+	if (loaded)
+		write_counter_hw(pmc, counter);
+	else
+		pmc->counter = counter;
+
+	if (counter)
+		return;
+
+	/* Adding to a counter in software isn't an overflow for the hardware. */
+	if (loaded)
+		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
+	else
+		pmc_to_pmu(pmc)->global_status |= BIT_ULL(pmc->idx);
+
+	if (pmc_raises_pmi(pmc))
+		kvm_make_request(KVM_REQ_PMI, pmc->vcpu);
+}
+
+/* KVM has emulated an instruction that counts as @eventsel. */
+void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct kvm_pmc *pmc;
+	int i;
+
+	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&pmu->global_ctrl_hw) {
+		if (pmc_counts(pmc, eventsel))
+			pmc_increment(pmc);
+	}
 }

@@ -32,6 +32,7 @@ void kvm_mediated_pmu_destroy_vm(struct kvm *kvm);
 
 bool kvm_mediated_pmu_refresh(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed);
+void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel);
 
 bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
 bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
@@ -55,15 +56,6 @@ static inline void kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
 	if (kvm_vcpu_has_mediated_pmu(vcpu))
 		__kvm_mediated_pmu_put(vcpu);
-}
-
-/* A guest PMU of version 1 has no global control: all its counters are on. */
-static inline u64 kvm_mediated_pmu_global_ctrl_hw(struct kvm_pmu *pmu)
-{
-	if (kvm_pmu_has_perf_global_ctrl(pmu))
-		return pmu->global_ctrl;
-
-	return *(u64 *)pmu->all_valid_pmc_idx;
 }
 
 #endif /* __KVM_X86_MEDIATED_PMU_H */

@@ -30,8 +30,7 @@ void amd_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	struct vcpu_svm *svm = to_svm(vcpu);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
-	       kvm_mediated_pmu_global_ctrl_hw(pmu));
+	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, pmu->global_ctrl_hw);
 
 	/* vmcb02 has the union of what KVM and L1 want to intercept. */
 	if (is_guest_mode(vcpu))

@@ -51,8 +51,7 @@ void intel_mediated_pmu_load(struct kvm_vcpu *vcpu)
 
 	vm_entry_controls_setbit(vmx, VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL);
 	vm_exit_controls_setbit(vmx, VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL);
-	vmcs_write64(GUEST_IA32_PERF_GLOBAL_CTRL,
-		     kvm_mediated_pmu_global_ctrl_hw(pmu));
+	vmcs_write64(GUEST_IA32_PERF_GLOBAL_CTRL, pmu->global_ctrl_hw);
 
 	/* vmcs02 has the union of what KVM and L1 want to intercept. */
 	if (is_guest_mode(vcpu))
