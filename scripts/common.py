@@ -84,7 +84,8 @@ def run_main(main):
     try:
         sys.exit(main())
     except Failure as failure:
-        say(failure)
+        for line in str(failure).splitlines():
+            say(line)
         sys.exit(failure.status)
     except KeyboardInterrupt:
         say("interrupted")
