@@ -34,7 +34,7 @@ FIRMWARE = (
     ("/usr/share/qemu/linuxboot_dma.bin", "qemu-system-data"),
     ("/usr/share/qemu/kvmvapic.bin", "qemu-system-data"),
 )
-PROGS = ("lab-exit", "lab-mark")
+PROGS = ("lab-exit", "lab-mark", "workload")
 
 
 class Error(Exception):
@@ -222,8 +222,10 @@ def prog(name):
     """One of the lab's own programs, built."""
     source, = glob.glob(os.path.join(glob.escape(LAB), "prog", name + ".[cS]"))
 
+    flags = ["-nostdlib"] if source.endswith(".S") else ["-O2", "-Wall"]
+
     def make(out):
-        subprocess.run([compiler(), "-O2", "-Wall", "-static", "-o", out, source], check=True)
+        subprocess.run([compiler(), "-static", *flags, "-o", out, source], check=True)
 
     return cached(name, "", [source], make)
 
