@@ -30,6 +30,7 @@
 #include "irq.h"
 #include "mediated_compat.h"
 #include "mediated_pmu.h"
+#include "trace.h"
 
 #define KVM_X86_PMU_OP(func) \
 	DECLARE_STATIC_CALL(kvm_x86_pmu_##func, *(((struct kvm_pmu_ops *)0)->func));
@@ -215,14 +216,17 @@ static u32 pmc_eventsel_msr(struct kvm_pmc *pmc)
 	return regs->gp_eventsel + pmc->idx * regs->gp_stride;
 }
 
-static u64 rdpmc_hw(struct kvm_pmc *pmc)
+/* While the guest PMU is loaded: the counter's value, of the guest's width. */
+u64 kvm_mediated_pmu_read_counter(struct kvm_pmc *pmc)
 {
-	if (pmc_is_gp(pmc))
-		return native_read_pmc(pmc->idx);
+	u32 index = pmc->idx;
 
-	return native_read_pmc((pmc->idx - KVM_FIXED_PMC_BASE_IDX) |
-			       INTEL_PMC_FIXED_RDPMC_BASE);
+	if (pmc_is_fixed(pmc))
+		index = (pmc->idx - KVM_FIXED_PMC_BASE_IDX) | INTEL_PMC_FIXED_RDPMC_BASE;
+
+	return native_read_pmc(index) & pmc_bitmask(pmc);
 }
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_read_counter);
 
 /*
  * A counter narrower than the hardware's must overflow where the guest expects
@@ -232,6 +236,15 @@ static void write_counter_hw(struct kvm_pmc *pmc, u64 counter)
 {
 	wrmsrl(pmc_counter_msr(pmc), counter |
 	       (hw_counter_mask(pmc->type) & ~pmc_bitmask(pmc)));
+}
+
+/* A guest PMU of version 1 has no global control: all counters are on. */
+static void update_global_ctrl_hw(struct kvm_pmu *pmu)
+{
+	if (kvm_pmu_has_perf_global_ctrl(pmu))
+		pmu->global_ctrl_hw = pmu->global_ctrl;
+	else
+		pmu->global_ctrl_hw = *(u64 *)pmu->all_valid_pmc_idx;
 }
 
 static void load_status(struct kvm_pmu *pmu)
@@ -278,9 +291,7 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	if (regs->fixed_ctr_ctrl)
 		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
 
-	/* A guest PMU of version 1 has no global control: all counters are on. */
-	pmu->global_ctrl_hw = kvm_pmu_has_perf_global_ctrl(pmu) ?
-			      pmu->global_ctrl : *(u64 *)pmu->all_valid_pmc_idx;
+	update_global_ctrl_hw(pmu);
 
 	kvm_pmu_call(mediated_load)(vcpu);
 }
@@ -301,7 +312,7 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 		if (pmc_is_gp(pmc))
 			wrmsrl(pmc_eventsel_msr(pmc), 0);
 
-		pmc->counter = rdpmc_hw(pmc) & pmc_bitmask(pmc);
+		pmc->counter = kvm_mediated_pmu_read_counter(pmc);
 
 		/* A host task that may use RDPMC must not find it there. */
 		wrmsrl(pmc_counter_msr(pmc), 0);
@@ -355,10 +366,9 @@ static bool pmc_raises_pmi(struct kvm_pmc *pmc)
 
 static void pmc_increment(struct kvm_pmc *pmc)
 {
+	u64 counter = (pmc_read_counter(pmc) + 1) & pmc_bitmask(pmc);
 	bool loaded = perf_mediated_guest_owns_pmu();
-	u64 counter = loaded ? rdpmc_hw(pmc) : pmc->counter;
 
-	counter = (counter + 1) & pmc_bitmask(pmc);
 	if (loaded)
 		write_counter_hw(pmc, counter);
 	else
@@ -389,3 +399,87 @@ void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel)
 			pmc_increment(pmc);
 	}
 }
+
+/*
+ * Emulation inside of the run loop, where the guest PMU is in the hardware: what
+ * a guest does in its PMI handler must not cost it an exchange of all registers.
+ * False sends the exit down the slow path, where it is handled if it can be.
+ */
+bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	if (!kvm_vcpu_has_mediated_pmu(vcpu) ||
+	    !kvm_pmu_has_perf_global_ctrl(pmu) ||
+	    !kvm_msr_allowed(vcpu, msr, KVM_MSR_FILTER_WRITE))
+		return false;
+
+	if (msr == regs->global_ctrl && !(data & pmu->global_ctrl_rsvd)) {
+		pmu->global_ctrl = data;
+		return true;
+	}
+
+	if (msr == regs->global_status_clear && !(data & pmu->global_status_rsvd)) {
+		wrmsrl(msr, data);
+		return true;
+	}
+
+	return false;
+}
+
+/* The guest's WRMSR has been counted; now its value takes effect. */
+void __kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
+{
+	update_global_ctrl_hw(vcpu_to_pmu(vcpu));
+	kvm_pmu_call(mediated_load)(vcpu);
+}
+
+static bool fastpath_rdmsr(struct kvm_vcpu *vcpu, u32 msr, u64 *data)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	if (!kvm_pmu_has_perf_global_ctrl(pmu) ||
+	    !kvm_msr_allowed(vcpu, msr, KVM_MSR_FILTER_READ))
+		return false;
+
+	if (msr == regs->global_ctrl) {
+		*data = pmu->global_ctrl;
+		return true;
+	}
+
+	if (msr == regs->global_status) {
+		rdmsrl(msr, *data);
+		*data &= ~pmu->global_status_rsvd;
+		return true;
+	}
+
+	return false;
+}
+
+fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc)
+{
+	fastpath_t ret = EXIT_FASTPATH_NONE;
+	u32 index = kvm_rcx_read(vcpu);
+	u64 data;
+
+	if (!kvm_vcpu_has_mediated_pmu(vcpu))
+		return EXIT_FASTPATH_NONE;
+
+	kvm_vcpu_srcu_read_lock(vcpu);
+
+	if (rdpmc ? !kvm_pmu_rdpmc(vcpu, index, &data) :
+		    fastpath_rdmsr(vcpu, index, &data)) {
+		if (!rdpmc)
+			trace_kvm_msr_read(index, data);
+
+		kvm_rax_write(vcpu, (u32)data);
+		kvm_rdx_write(vcpu, data >> 32);
+		ret = kvm_skip_emulated_instruction(vcpu) ?
+		      EXIT_FASTPATH_REENTER_GUEST : EXIT_FASTPATH_EXIT_USERSPACE;
+	}
+
+	kvm_vcpu_srcu_read_unlock(vcpu);
+
+	return ret;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_fastpath_read);

@@ -14,6 +14,7 @@ struct kvm_mediated_pmu_regs {
 	u32 gp_stride;
 	u32 fixed_counter;
 	u32 fixed_ctr_ctrl;
+	u32 global_ctrl;
 	u32 global_status;
 	u32 global_status_clear;
 	u32 global_status_set;
@@ -40,6 +41,10 @@ bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu);
 void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu);
 
+bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data);
+fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc);
+void __kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu);
+
 static inline bool kvm_vcpu_has_mediated_pmu(struct kvm_vcpu *vcpu)
 {
 	return vcpu->kvm->arch.has_mediated_pmu && vcpu_to_pmu(vcpu)->version;
@@ -56,6 +61,13 @@ static inline void kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
 	if (kvm_vcpu_has_mediated_pmu(vcpu))
 		__kvm_mediated_pmu_put(vcpu);
+}
+
+static inline void kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
+{
+	if (kvm_vcpu_has_mediated_pmu(vcpu) &&
+	    vcpu_to_pmu(vcpu)->global_ctrl != vcpu_to_pmu(vcpu)->global_ctrl_hw)
+		__kvm_mediated_pmu_load_global_ctrl(vcpu);
 }
 
 #endif /* __KVM_X86_MEDIATED_PMU_H */

@@ -14,6 +14,7 @@ static const struct kvm_mediated_pmu_regs amd_mediated_pmu_regs = {
 	.gp_counter		= MSR_F15H_PERF_CTR0,
 	.gp_eventsel		= MSR_F15H_PERF_CTL0,
 	.gp_stride		= 2,
+	.global_ctrl		= MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
 	.global_status		= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
 	.global_status_clear	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
 	.global_status_set	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,

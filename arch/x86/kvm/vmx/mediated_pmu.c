@@ -21,6 +21,7 @@ static const struct kvm_mediated_pmu_regs intel_mediated_pmu_regs = {
 	.gp_stride		= 1,
 	.fixed_counter		= MSR_CORE_PERF_FIXED_CTR0,
 	.fixed_ctr_ctrl		= MSR_CORE_PERF_FIXED_CTR_CTRL,
+	.global_ctrl		= MSR_CORE_PERF_GLOBAL_CTRL,
 	.global_status		= MSR_CORE_PERF_GLOBAL_STATUS,
 	.global_status_clear	= MSR_CORE_PERF_GLOBAL_OVF_CTRL,
 	.global_status_set	= MSR_CORE_PERF_GLOBAL_STATUS_SET,
