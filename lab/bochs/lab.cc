@@ -11,7 +11,9 @@
 #include "pc_system.h"
 #include "gui/siminterface.h"
 #include "param_names.h"
+#include "cpu/cpuid.h"
 #include "lab.h"
+#include "pmu.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -26,6 +28,7 @@ lab_profile_t lab_profile;
 
 static FILE *out_file;
 static bool ended;
+static std::string marks;
 
 void lab_fatal(const char *format, ...)
 {
@@ -65,7 +68,19 @@ void lab_profile_t::read(const std::string &path)
     if (sscanf(line, " %63s %n", key, &end) < 1) continue;
     std::string value = line + end;
     value.erase(value.find_last_not_of(" \t") + 1);
-    values[key] = value;
+    if (strcmp(key, "event")) {
+      values[key] = value;
+      continue;
+    }
+
+    unsigned select, umask, event = 0;
+    char name[64];
+    if (sscanf(value.c_str(), "%i %i %63s", (int *) &select, (int *) &umask, name) == 3)
+      while (++event < EVENTS && strcmp(name, lab_event_names[event])) ;
+    if (event == 0 || event == EVENTS)
+      lab_fatal("profile %s: \"event %s\": must be a select, a unit mask and the name of an event",
+                path.c_str(), value.c_str());
+    events[select << 8 | umask] = event;
   }
   fclose(file);
 }
@@ -147,12 +162,17 @@ void lab_init_env(void)
   SIM->register_addon_option("lab", parse_options, NULL);
 }
 
+// Everything that a run leaves, as of now
 static void end_run(void)
 {
   if (ended) return;
   ended = true;
   if (out_file && fclose(out_file))
     lab_fatal("%s: cannot write: %s", lab_options.out.c_str(), strerror(errno));
+  if (! lab_options.stats.empty() && BX_CPU(0) && BX_CPU(0)->lab.cpu)
+    lab_write_file(lab_options.stats, "{\"schema\":1,\"profile\":\"" + lab_options.profile +
+                   "\",\"seed\":" + std::to_string(lab_options.seed) + ",\n\"final\":" +
+                   lab_snapshot() + ",\n\"marks\":[" + marks + "]}\n");
 }
 
 void lab_exit_env(void)
@@ -182,15 +202,22 @@ static void write_port(void *, Bit32u address, Bit32u value, unsigned len)
     lab_fatal("%s: cannot write: %s", lab_options.out.c_str(), strerror(errno));
 }
 
+void lab_initialize(BX_CPU_C *cpu)
+{
+  if (lab_options.profile.empty())
+    lab_fatal("no \"lab:\" line in the configuration: add lab: profile=NAME");
+  if (lab_profile.text("vendor") != "intel")
+    lab_fatal("profile %s: vendor must be intel", lab_options.profile.c_str());
+  cpu->lab.cpu = lab_new_intel(cpu);
+}
+
 void lab_reset(BX_CPU_C *cpu, unsigned type)
 {
   static bool once;
 
-  if (cpu->which_cpu() != 0 || type != BX_RESET_HARDWARE || once) return;
+  if (type == BX_RESET_HARDWARE) cpu->lab.cpu->restart();
+  if (once) return;
   once = true;
-
-  if (lab_options.profile.empty())
-    lab_fatal("no \"lab:\" line in the configuration: add lab: profile=NAME");
   srand(lab_options.seed);
   DEV_register_iowrite_handler(NULL, write_port, PORT_DATA, "lab data", 7);
   DEV_register_iowrite_handler(NULL, write_port, PORT_STATUS, "lab status", 7);
@@ -200,6 +227,31 @@ void lab_reset(BX_CPU_C *cpu, unsigned type)
 // Marks
 //////////////////////////////////////////////////////////////////////////
 
+// A string of the running program; what is not there is not read
+static std::string read_string(BX_CPU_C *cpu, bx_address address, unsigned size)
+{
+  std::string text;
+
+  while (text.size() < size) {
+    bx_phy_address paddr;
+    Bit8u byte;
+    if (! cpu->dbg_xlate_linear2phy(address + text.size(), &paddr) ||
+        ! BX_MEM(0)->dbg_fetch_mem(cpu, paddr, 1, &byte))
+      return "?";
+    if (byte == 0) break;
+    text += byte >= ' ' && byte < 0x7f && byte != '"' && byte != '\\' ? byte : '?';
+  }
+  return text;
+}
+
 void lab_mark(BX_CPU_C *cpu)
 {
+  const lab_context_t *context = cpu->lab.cpu->context;
+
+  if (ended || lab_options.stats.empty()) return;
+  marks += std::string(marks.empty() ? "" : ",") + "\n {\"name\":\"" +
+    read_string(cpu, cpu->get_reg64(BX_64BIT_REG_RDI), 31) + "\",\"cpu\":" +
+    std::to_string(cpu->which_cpu()) + ",\"context\":\"" +
+    (context->id < 0 ? "host\"" : "guest\",\"guest\":" + std::to_string(context->id)) +
+    ",\"counts\":" + lab_snapshot() + "}";
 }

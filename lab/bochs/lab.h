@@ -4,6 +4,7 @@
 //
 // lab.cc       options, the lab's I/O ports, marks, start and end of a run
 // platform.cc  CPUID and the MSRs a real machine has and Bochs lacks
+// pmu.h        the PMU, and the counts of what runs on the CPUs
 
 #ifndef LAB_H
 #define LAB_H
@@ -21,13 +22,14 @@ struct lab_options_t {
 
 extern lab_options_t lab_options;
 
-// The profile: "key value" lines of a file in lab/profiles.  Reading a key
-// that is missing or no number is an error in the profile and ends the run.
+// The profile: "key value" lines of a file in lab/profiles, and "event SELECT
+// UMASK NAME" lines.  Reading a key that is missing or no number is an error
+// in the profile and ends the run.
 struct lab_profile_t {
   std::map<std::string, std::string> values;
+  std::map<Bit32u, unsigned> events;    // lab_event_t by select << 8 | umask
 
   void read(const std::string &path);
-  bool has(const char *key) const { return values.count(key) != 0; }
   const std::string &text(const char *key) const;
   Bit64u number(const char *key) const;
 };

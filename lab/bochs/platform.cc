@@ -13,6 +13,7 @@
 #include "gui/siminterface.h"
 #include "param_names.h"
 #include "lab.h"
+#include "pmu.h"
 
 enum {
   MSR_PLATFORM_ID = 0x17,
@@ -86,7 +87,7 @@ bool lab_platform_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
       return true;
     case MSR_MPERF:
     case MSR_APERF:
-      *value = cpu->get_icount();
+      *value = cpu->lab.cpu->cycles();
       return true;
   }
   return false;
@@ -110,11 +111,15 @@ bool lab_platform_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value)
 
 int lab_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
 {
+  int result = cpu->lab.cpu->rdmsr(index, value);
+  if (result >= 0) return result;
   return lab_platform_rdmsr(cpu, index, value) ? 1 : -1;
 }
 
 int lab_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value)
 {
+  int result = cpu->lab.cpu->wrmsr(index, value);
+  if (result >= 0) return result;
   return lab_platform_wrmsr(cpu, index, value) ? 1 : -1;
 }
 
@@ -122,11 +127,13 @@ void lab_cpuid(BX_CPU_C *cpu, Bit32u function, Bit32u subfunction, cpuid_functio
 {
   Bit32u hz = SIM->get_param_num(BXPN_IPS)->get();
 
+  if (! cpu->lab.cpu) return; // Bochs looks at itself before it starts
+  cpu->lab.cpu->cpuid(function, subfunction, leaf);
   if (lab_profile.text("vendor") != "intel") return;
 
   switch (function) {
     case 0x1:
-      leaf->ecx &= ~(BX_CPUID_STD1_ECX_DTES64 | BX_CPUID_STD1_ECX_DS_CPL | BX_CPUID_STD1_ECX_PDCM);
+      leaf->ecx &= ~(BX_CPUID_STD1_ECX_DTES64 | BX_CPUID_STD1_ECX_DS_CPL);
       leaf->edx &= ~BX_CPUID_STD1_EDX_DEBUG_STORE;
       break;
     case 0x6: // timer that never stops, APERF and MPERF; no HWP, no thermal events
@@ -134,9 +141,6 @@ void lab_cpuid(BX_CPU_C *cpu, Bit32u function, Bit32u subfunction, cpuid_functio
       leaf->ebx = 0;
       leaf->ecx = 0x1;
       leaf->edx = 0;
-      break;
-    case 0xa: // no PMU yet
-      leaf->eax = leaf->ebx = leaf->ecx = leaf->edx = 0;
       break;
     case 0x15: // the TSC runs at the frequency of the crystal: nothing to calibrate
       leaf->eax = 1;
