@@ -31,11 +31,22 @@
 static const struct mediated_vendor {
 	u8	vendor;
 	u8	min_version;
+	u32	global_ctrl;
 	u32	global_status;
 } mediated_vendors[] = {
 	/* Version 4 is the first whose overflow status can be restored. */
-	{ X86_VENDOR_INTEL, 4, MSR_CORE_PERF_GLOBAL_STATUS },
-	{ X86_VENDOR_AMD,   2, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS },
+	{
+		.vendor		= X86_VENDOR_INTEL,
+		.min_version	= 4,
+		.global_ctrl	= MSR_CORE_PERF_GLOBAL_CTRL,
+		.global_status	= MSR_CORE_PERF_GLOBAL_STATUS,
+	},
+	{
+		.vendor		= X86_VENDOR_AMD,
+		.min_version	= 2,
+		.global_ctrl	= MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
+		.global_status	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
+	},
 };
 
 static const struct mediated_vendor *mediated_vendor __ro_after_init;
@@ -101,6 +112,10 @@ void perf_mediated_claim(void)
 
 	lockdep_assert_irqs_disabled();
 	WARN_ON_ONCE(perf_mediated_guest_owns_pmu());
+
+	/* Reset sets the bits of all GP counters; perf may not have been here. */
+	if (!cpuc->enabled)
+		wrmsrl(mediated_vendor->global_ctrl, 0);
 
 	/* Host PMIs are handled as usual until the host's events are stopped. */
 	perf_pmu_disable(cpuc->pmu);
