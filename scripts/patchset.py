@@ -6,7 +6,8 @@ A step of the series is a folder patches/NNNN-name with
   message     the commit message, written once for all bases, followed by one
               'New-file: path' line for each new file that the step adds
   BASE.diff   the step's hooks, what it changes in files that the base has;
-  hooks.diff  the same where bases agree (BASE.diff is used if both exist)
+  hooks.diff  the same where bases agree (BASE.diff is used if both exist; it
+              is empty if this base alone needs none)
   new.diff    what the step changes in new files that an earlier step added
 
 The new files themselves are in the repository's top-level folders, at the path
@@ -188,7 +189,7 @@ def read_file(path):
         return None
 
 
-def read_steps(base, top=os.path.join(ROOT, "patches")):
+def read_steps(base, top=os.path.join(ROOT, "patches"), complete=True):
     """The steps of the series in patches/, in order."""
     steps = []
     names = sorted(os.listdir(top)) if os.path.isdir(top) else []
@@ -207,6 +208,12 @@ def read_steps(base, top=os.path.join(ROOT, "patches")):
             hooks = read_file(os.path.join(folder, hooks_name))
             if hooks is not None:
                 break
+        others = [file for file in os.listdir(folder)
+                  if file.endswith(".diff") and file != "new.diff"]
+        if hooks is None and others and complete:
+            raise Failure(SERIES, f"patches/{name}: has hooks, but none for "
+                          f"Linux {base}: put them into {base}.diff (start "
+                          f"with a copy of {others[0]}; empty if it needs none)")
         author, message, added = parse_message(data)
         steps.append(Step(
             name, author, message, added, hooks or b"",
