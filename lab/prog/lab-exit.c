@@ -3,7 +3,7 @@
  * lab-exit STATUS < DATA: ends the machine it runs on, and says how it went.
  *
  * The verdict does not travel on the console, where any program could forge or
- * garble it.  DATA (a tar stream) goes to one I/O port, byte by byte, and
+ * garble it.  DATA (a compressed tar) goes to one I/O port, byte by byte, and
  * STATUS to another, which stops the machine.  The emulator has a device at
  * these ports; for a guest, lab/guest-run has QEMU put one there.  A guest's
  * port I/O is intercepted by its hypervisor, so it never reaches the
