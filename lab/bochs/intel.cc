@@ -10,6 +10,7 @@
 #include "gui/siminterface.h"
 #include "lab.h"
 #include "pmu.h"
+#include "audit.h"
 
 enum {
   MSR_PMC0 = 0xc1,
@@ -74,6 +75,13 @@ public:
   void cpuid(Bit32u function, Bit32u subfunction, cpuid_function_t *leaf) override;
   void power_up() override;
 
+  std::string counter_name(unsigned n) const override;
+  Bit64u global() const override { return global_ctrl; }
+  bool status_bit_set(unsigned n) const override { return status >> status_bit(n) & 1; }
+  bool not_offered(unsigned n) const override;
+  bool not_offered_globally() const override;
+  Bit32u readable(bool *rdpmc, bool *status) override;
+
   void set_global_ctrl(Bit64u value);
   void set_debugctl(Bit64u value);
 
@@ -94,6 +102,7 @@ private:
   kind_t kind(Bit32u index) const;
   // counters: general ones first, then the fixed ones
   unsigned status_bit(unsigned n) const { return n < general ? n : 32 + n - general; }
+  void audit_write(kind_t what, Bit32u index);
   void decode_select(lab_counter_t &counter);
   void decode_fixed(lab_counter_t &counter);
   Bit64u fixed_ctrl() const;
@@ -129,6 +138,7 @@ lab_intel_c::lab_intel_c(BX_CPU_C *cpu): lab_cpu_c(cpu)
   debugctl_valid = DEBUGCTL_BTF | DEBUGCTL_FREEZE_ON_PMI |
                    (capabilities & CAP_SMM_FREEZE ? DEBUGCTL_FREEZE_IN_SMM : 0);
   counters.resize(general + fixed);
+  if (lab_options.audit != lab_options_t::AUDIT_OFF) audit = new lab_audit_c(this, counters.size());
   power_up();
 }
 
@@ -307,6 +317,7 @@ int lab_intel_c::wrmsr(Bit32u index, Bit64u value)
   if (value & ~valid) return 0;
 
   account_in_flight();
+  if (audit && context->id < 0) audit_write(what, index);
   switch (what) {
     case COUNTER: counters[index - MSR_PMC0].value = value & width_mask; break;
     case FULL_COUNTER: counters[index - MSR_A_PMC0].value = value; break;
@@ -372,6 +383,65 @@ void lab_intel_c::set_debugctl(Bit64u value)
   debugctl = value;
   refresh();
   arm();
+}
+
+//////////////////////////////////////////////////////////////////////////
+// For the audit
+//////////////////////////////////////////////////////////////////////////
+
+std::string lab_intel_c::counter_name(unsigned n) const
+{
+  return n < general ? "general " + std::to_string(n) : "fixed " + std::to_string(n - general);
+}
+
+void lab_intel_c::audit_write(kind_t what, Bit32u index)
+{
+  bool on = global_ctrl != 0;
+
+  switch (what) {
+    case COUNTER: audit->wrote(index - MSR_PMC0, on); break;
+    case FULL_COUNTER: audit->wrote(index - MSR_A_PMC0, on); break;
+    case FIXED_COUNTER: audit->wrote(general + index - MSR_FIXED_CTR0, on); break;
+    case SELECT: audit->wrote_control(index - MSR_PERFEVTSEL0, on); break;
+    case FIXED_CTRL:
+      for (unsigned n = general; n < counters.size(); n++) audit->wrote_control(n, on);
+      break;
+    case STATUS_RESET: case STATUS_SET: audit->status_written(); break;
+    default: break;
+  }
+}
+
+bool lab_intel_c::not_offered(unsigned n) const
+{
+  Bit64u control = counters[n].control;
+
+  if (n >= general) return control & FIXED_ANY;
+  return control & (SELECT_ANY | ~BX_CONST64(0xffffffff));
+}
+
+bool lab_intel_c::not_offered_globally() const
+{
+  return (global_ctrl & GLOBAL_METRICS) || (debugctl & DEBUGCTL_FREEZE_ON_PMI);
+}
+
+Bit32u lab_intel_c::readable(bool *rdpmc, bool *status)
+{
+  VMCS_CACHE *vm = &cpu->vmcs;
+  Bit32u mask = 0;
+
+  if (! vm->vmexec_ctrls1.MSR_BITMAPS()) return 0;
+  // its first KiB: RDMSR of the MSRs 0 to 0x1fff
+  const Bit8u *bitmap = (const Bit8u *) cpu->getHostMemAddr(vm->msr_bitmap_addr, BX_READ);
+  if (! bitmap) return 0;
+  auto direct = [bitmap](Bit32u index) { return ! (bitmap[index >> 3] >> (index & 7) & 1); };
+
+  for (unsigned n = 0; n < general; n++)
+    if (direct(MSR_PMC0 + n) || (kind(MSR_A_PMC0 + n) != ABSENT && direct(MSR_A_PMC0 + n))) mask |= 1 << n;
+  for (unsigned n = 0; n < fixed; n++)
+    if (direct(MSR_FIXED_CTR0 + n)) mask |= 1 << (general + n);
+  *rdpmc = ! vm->vmexec_ctrls1.RDPMC_VMEXIT();
+  *status = direct(MSR_GLOBAL_STATUS);
+  return mask;
 }
 
 lab_cpu_c *lab_new_intel(BX_CPU_C *cpu)

@@ -14,6 +14,7 @@
 #include "cpu/cpuid.h"
 #include "lab.h"
 #include "pmu.h"
+#include "audit.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -169,10 +170,20 @@ static void end_run(void)
   ended = true;
   if (out_file && fclose(out_file))
     lab_fatal("%s: cannot write: %s", lab_options.out.c_str(), strerror(errno));
-  if (! lab_options.stats.empty() && BX_CPU(0) && BX_CPU(0)->lab.cpu)
-    lab_write_file(lab_options.stats, "{\"schema\":1,\"profile\":\"" + lab_options.profile +
-                   "\",\"seed\":" + std::to_string(lab_options.seed) + ",\n\"final\":" +
-                   lab_snapshot() + ",\n\"marks\":[" + marks + "]}\n");
+  if (lab_options.stats.empty() || ! bx_cpu_array) return;
+
+  std::string audit = lab_audit_report();
+  if (! audit.empty()) audit = "\"audit\":" + audit + ",\n";
+  lab_write_file(lab_options.stats, "{\"schema\":1,\"profile\":\"" + lab_options.profile +
+                 "\",\"seed\":" + std::to_string(lab_options.seed) + ",\n" + audit + "\"final\":" +
+                 lab_snapshot() + ",\n\"marks\":[" + marks + "]}\n");
+}
+
+void lab_end_by_audit(void)
+{
+  end_run();
+  fflush(stderr);
+  _exit(3);
 }
 
 void lab_exit_env(void)

@@ -40,6 +40,9 @@ extern lab_profile_t lab_profile;
 // for what is wrong with the lab's own input or output.
 void lab_fatal(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 
+// Ends the run because of a violation, with everything written and status 3.
+void lab_end_by_audit(void) __attribute__((noreturn));
+
 // Writes a file so that it is there whole or not at all.
 void lab_write_file(const std::string &path, const std::string &text);
 

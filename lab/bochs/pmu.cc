@@ -25,6 +25,7 @@
 #include "param_names.h"
 #include "lab.h"
 #include "pmu.h"
+#include "audit.h"
 
 // no trace is longer, so none that begins before "stop" ends after the deadline
 #define NEAR (Bit64u) (BX_MAX_TRACE_LENGTH + 2)
@@ -37,8 +38,8 @@ const char *const lab_event_names[EVENTS] = {
   "mispredicts", "loads", "stores", "loads-and-stores", "cache-references", "cache-misses"
 };
 
-lab_cpu_c::lab_cpu_c(BX_CPU_C *cpu): cpu(cpu), context(lab_host_context()), extra(0),
-  charging(lab_options.costs), deadline(NEVER), deferred(0), counts_cycles(false),
+lab_cpu_c::lab_cpu_c(BX_CPU_C *cpu): cpu(cpu), context(lab_host_context()), audit(NULL), extra(0),
+  charging(lab_options.costs), deadline(NEVER), deferred(0), counts_cycles(false), unchecked(false),
   previous_context(context), previous_user(false), previous_active(0)
 {
   memset(predictor, 0, sizeof(predictor));
@@ -118,10 +119,19 @@ bool lab_cpu_c::add(unsigned n, Bit64u events)
   return events > left ? overflowed(n) : false;
 }
 
+void lab_cpu_c::request_interrupt(Bit32u asking)
+{
+  if (audit)
+    for (unsigned n = 0; n < counters.size(); n++)
+      if (asking >> n & 1) audit->interrupt(n, cpu->lapic->read_aligned(BX_LAPIC_LVT_PERFMON));
+  cpu->lapic->request_pmi(masks_lvtpc());
+}
+
 void lab_cpu_c::count(unsigned steps, unsigned retired)
 {
   lab_totals_t now = totals(steps, retired), delta;
-  bool request = false, wrapped = false;
+  Bit32u asking = 0;
+  bool wrapped = false;
 
   for (int e = 0; e < EVENTS; e++) {
     // a step that was accounted for while it was in flight is not again
@@ -130,7 +140,6 @@ void lab_cpu_c::count(unsigned steps, unsigned retired)
   }
   base = now;
   cpu->lab.counted = base.n[EVENT_INSTRUCTIONS];
-
   counting(delta);
 
   bool user = cpu->lab.user;
@@ -145,13 +154,17 @@ void lab_cpu_c::count(unsigned steps, unsigned retired)
     if (counter.shaped())
       events = delta.n[EVENT_CYCLES] ? shape(counter, delta.n[EVENT_CYCLES], events) : 0;
     if (! events) continue;
+    if (audit && context->id < 0) audit->counted_in_host(n);
     Bit64u before = counter.value;
-    request |= add(n, events);
-    wrapped |= counter.value < before;
+    if (add(n, events)) asking |= 1 << n;
+    if (counter.value < before) {
+      wrapped = true;
+      if (audit) audit->status_set(n);
+    }
   }
 
   if (wrapped) refresh(); // it may have frozen the counters
-  if (request) cpu->lapic->request_pmi(masks_lvtpc());
+  if (asking) request_interrupt(asking);
 }
 
 // After a hardware reset Bochs counts steps from zero.
@@ -191,6 +204,12 @@ void lab_cpu_c::refresh()
     if (counter.event == EVENT_MISPREDICTS) cpu->lab.watch |= LAB_WATCH_BRANCHES;
     if (counter.event >= EVENT_LOADS) cpu->lab.watch |= LAB_WATCH_MEMORY;
   }
+  if (audit && audit->concerned()) unchecked = true;
+}
+
+bool lab_cpu_c::could_count(unsigned n)
+{
+  return counters[n].on && counters[n].event != EVENT_NONE && enabled(n);
 }
 
 void lab_cpu_c::arm()
@@ -223,7 +242,7 @@ void lab_cpu_c::arm()
   }
 
   cpu->lab.stop = (deadline == NEVER) ? NEVER : (deadline > NEAR) ? deadline - NEAR : 0;
-  if (deferred) cpu->lab.stop = 0;
+  if (deferred || unchecked) cpu->lab.stop = 0;
   // the trace in execution may be long enough to run over the new deadline
   if (cpu->icount >= cpu->lab.stop) cpu->async_event |= BX_ASYNC_EVENT_STOP_TRACE;
 }
@@ -244,6 +263,11 @@ void lab_cpu_c::boundary()
   }
   if (charged || cpu->icount >= deadline) {
     account();
+    arm();
+  }
+  if (unchecked) {
+    unchecked = false;
+    audit->check();
     arm();
   }
 }
@@ -281,6 +305,7 @@ void lab_mode_change(BX_CPU_C *cpu)
   for (unsigned n = 0; n < lab->counters.size(); n++)
     lab->previous_active |= lab->counters[n].active << n;
   hot.user = ! hot.user;
+  if (lab->audit && ! hot.user && lab->context->id < 0) lab->audit->new_stretch();
   lab->refresh();
   lab->arm();
 }
@@ -292,17 +317,17 @@ void lab_cpu_c::late_branch()
   cpu->lab.branches++;
   if (cpu->lab.counted <= cpu->icount - cpu->lab.aborted) return;
 
-  bool request = false;
+  Bit32u asking = 0;
   base.n[EVENT_BRANCHES]++;
   previous_context->counts.branches[previous_user]++;
   if (! previous_active) return;
   for (unsigned n = 0; n < counters.size(); n++)
     if ((previous_active >> n & 1) && counters[n].event == EVENT_BRANCHES && ! counters[n].edge &&
-        counters[n].cmask <= 1)
-      request |= add(n, 1);
+        counters[n].cmask <= 1 && add(n, 1))
+      asking |= 1 << n;
   refresh();
   arm();
-  if (request) cpu->lapic->request_pmi(masks_lvtpc());
+  if (asking) request_interrupt(asking);
 }
 
 void lab_late_branch(BX_CPU_C *cpu)
@@ -460,8 +485,31 @@ bool lab_do_rdpmc(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
 }
 
 //////////////////////////////////////////////////////////////////////////
-// VMX
+// Guests
 //////////////////////////////////////////////////////////////////////////
+
+void lab_cpu_c::enter(lab_context_t *guest)
+{
+  context = guest;
+  if (audit) {
+    bool rdpmc = false, status = false;
+    Bit32u counters = readable(&rdpmc, &status);
+    audit->enter(guest, counters, rdpmc, status);
+  }
+  refresh();
+  arm();
+}
+
+void lab_cpu_c::leave(bool to_enter_a_guest)
+{
+  if (context->id < 0) return; // VM entry failed
+  if (audit) audit->leave(to_enter_a_guest);
+  context = lab_host_context();
+  charge_later(costs.exit);
+  refresh();
+  arm();
+}
+
 
 void lab_vmx_entry(BX_CPU_C *cpu)
 {
@@ -477,7 +525,7 @@ void lab_vmx_entered(BX_CPU_C *cpu)
   lab_cpu_c *lab = cpu->lab.cpu;
 
   lab->account_in_flight();
-  lab->context = lab_guest_context(cpu->vmcsptr);
+  lab->enter(lab_guest_context(cpu->vmcsptr));
 }
 
 // An event that VM entry injects
@@ -497,9 +545,7 @@ void lab_vmx_exit(BX_CPU_C *cpu, Bit32u reason)
   // all others restart the instruction in flight, or VM entry failed
   if (! IS_TRAP_LIKE_VMEXIT(basic) && ! (reason & 0x80000000)) cpu->lab.abort = true;
   lab->account_in_flight();
-  lab->context = lab_host_context();
-  lab->charge_later(lab->costs.exit);
-  lab->arm();
+  lab->leave(basic == VMX_VMEXIT_VMLAUNCH || basic == VMX_VMEXIT_VMRESUME);
 
   guest->counts.exits[lab_vmx_exit_name(basic)]++;
   if (basic == VMX_VMEXIT_RDMSR || basic == VMX_VMEXIT_WRMSR) {

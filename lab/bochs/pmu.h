@@ -71,6 +71,8 @@ struct lab_costs_t {
   unsigned entry, exit, wrmsr_pmu, rdmsr_pmu, rdpmc, wrmsr_apic, interrupt, wrmsr, rdmsr;
 };
 
+class lab_audit_c;
+
 class lab_cpu_c {
 public:
   lab_cpu_c(BX_CPU_C *cpu);
@@ -100,6 +102,21 @@ public:
   void charge(unsigned n) { if (charging) ticks(n); }
   void charge_later(unsigned n);
 
+  // for the audit
+  const lab_counter_t &counter(unsigned n) const { return counters[n]; }
+  // enabled, at one CPL or another
+  bool could_count(unsigned n);
+  virtual std::string counter_name(unsigned n) const = 0;
+  virtual Bit64u global() const = 0;
+  virtual bool status_bit_set(unsigned n) const = 0;
+  // bits that are set in the control although no guest may have them
+  virtual bool not_offered(unsigned n) const = 0;
+  virtual bool not_offered_globally() const = 0;
+  // the counters that the guest of the current VMCS or VMCB can read
+  virtual Bit32u readable(bool *rdpmc, bool *status) = 0;
+
+  void enter(lab_context_t *guest);
+  void leave(bool to_enter_a_guest);
   void boundary();
   void late_branch();
   void overdue();
@@ -107,6 +124,7 @@ public:
 
   BX_CPU_C *cpu;
   lab_context_t *context;
+  lab_audit_c *audit;   // NULL: off
   lab_costs_t costs;
 
   Bit64u extra;         // cycles charged: cycles are steps and these
@@ -142,11 +160,14 @@ private:
   Bit64u deadline;      // the step at which the next counter can overflow
   unsigned deferred;
   bool counts_cycles;
+  bool unchecked;       // the active counters have changed since the last audit
 
   // before the last change of mode
   lab_context_t *previous_context;
   bool previous_user;
   Bit32u previous_active;
+
+  void request_interrupt(Bit32u asking);
 
   friend void lab_mode_change(BX_CPU_C *cpu);
   friend void lab_halt(BX_CPU_C *cpu);
