@@ -52,6 +52,7 @@ static const struct mediated_vendor {
 static const struct mediated_vendor *mediated_vendor __ro_after_init;
 
 DEFINE_PER_CPU(bool, perf_mediated_guest_owned);
+EXPORT_PER_CPU_SYMBOL_GPL(perf_mediated_guest_owned);
 
 /* A host overflow was found at claim whose PMI hasn't arrived yet. */
 static DEFINE_PER_CPU(bool, host_pmi_owed);
