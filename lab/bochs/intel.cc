@@ -55,7 +55,9 @@ enum {
 #define CAP_FULL_WIDTH_WRITE  BIT(13)
 #define CAP_METRICS           BIT(15)
 
+#define DEBUGCTL_LBR              BIT(0)
 #define DEBUGCTL_BTF              BIT(1)
+#define DEBUGCTL_FREEZE_LBR       BIT(11)
 #define DEBUGCTL_FREEZE_ON_PMI    BIT(12)
 #define DEBUGCTL_FREEZE_IN_SMM    BIT(14)
 
@@ -136,7 +138,8 @@ lab_intel_c::lab_intel_c(BX_CPU_C *cpu): lab_cpu_c(cpu)
   global_ctrl_valid = (BIT(general) - 1) | (BIT(fixed) - 1) << 32 |
                       (capabilities & CAP_METRICS ? GLOBAL_METRICS : 0);
   debugctl_valid = DEBUGCTL_BTF | DEBUGCTL_FREEZE_ON_PMI |
-                   (capabilities & CAP_SMM_FREEZE ? DEBUGCTL_FREEZE_IN_SMM : 0);
+                   (capabilities & CAP_SMM_FREEZE ? DEBUGCTL_FREEZE_IN_SMM : 0) |
+                   (lab_profile.number("lbr_entries") ? DEBUGCTL_LBR | DEBUGCTL_FREEZE_LBR : 0);
   counters.resize(general + fixed);
   if (lab_options.audit != lab_options_t::AUDIT_OFF) audit = new lab_audit_c(this, counters.size());
   power_up();

@@ -29,9 +29,18 @@ enum {
   MSR_THERM_INTERRUPT = 0x19b,
   MSR_THERM_STATUS = 0x19c,
   MSR_MISC_ENABLE = 0x1a0,
+  MSR_OFFCORE_RSP0 = 0x1a6,
+  MSR_OFFCORE_RSP1 = 0x1a7,
   MSR_ENERGY_PERF_BIAS = 0x1b0,
   MSR_PACKAGE_THERM_STATUS = 0x1b1,
   MSR_PACKAGE_THERM_INTERRUPT = 0x1b2,
+  MSR_LBR_SELECT = 0x1c8,
+  MSR_LBR_TOS = 0x1c9,
+  MSR_PEBS_LD_LAT = 0x3f6,
+  MSR_PEBS_FRONTEND = 0x3f7,
+  MSR_LBR_FROM0 = 0x680,
+  MSR_LBR_TO0 = 0x6c0,
+  MSR_LBR_INFO0 = 0xdc0,
 };
 
 // A register that only holds what is written to it; "writable" are the bits
@@ -52,6 +61,11 @@ static const simple_msr_t simple_msrs[] = {
   { MSR_THERM_STATUS, 0, 0xaaa },
   // fast strings, perfmon available, no BTS, no PEBS, EIST, MONITOR
   { MSR_MISC_ENABLE, 0x51881, 0x400c51809 },
+  // parameters of events that are not modelled
+  { MSR_OFFCORE_RSP0, 0, 0x3fffffffff },
+  { MSR_OFFCORE_RSP1, 0, 0x3fffffffff },
+  { MSR_PEBS_LD_LAT, 0, 0xffff },
+  { MSR_PEBS_FRONTEND, 0, 0xffffff },
   { MSR_ENERGY_PERF_BIAS, 6, 0xf },
   { MSR_PACKAGE_THERM_STATUS, 0, 0xaaa },
   { MSR_PACKAGE_THERM_INTERRUPT, 0, 0x1ffff17 },
@@ -62,6 +76,14 @@ static std::map<Bit32u, Bit64u> msr_values[BX_MAX_SMP_THREADS_SUPPORTED];
 
 static const simple_msr_t *simple_msr(Bit32u index)
 {
+  // Last branch records, where the profile has them: registers that nothing is
+  // recorded in.
+  static const simple_msr_t lbr = { 0, 0, ~(Bit64u) 0 };
+  unsigned entries = lab_profile.number("lbr_entries");
+
+  if (entries && (index == MSR_LBR_SELECT || index == MSR_LBR_TOS || index - MSR_LBR_FROM0 < entries ||
+                  index - MSR_LBR_TO0 < entries || index - MSR_LBR_INFO0 < entries))
+    return &lbr;
   for (const simple_msr_t &msr : simple_msrs)
     if (msr.index == index) return &msr;
   return NULL;
