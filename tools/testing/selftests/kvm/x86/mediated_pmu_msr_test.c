@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The registers of a mediated PMU, as the guest and as user space see them.
+ *
+ * As the guest sees them, for different numbers of counters in its CPUID:
+ *
+ *  - every one of the 64 bits of each control register: the guest's PMU has it, and
+ *    it is read back, or the write faults and changes nothing
+ *  - a counter, selector or RDPMC index that the guest's CPUID doesn't have
+ *    faults, whether the hardware has it or not
+ *  - PEBS, DS, LBR, PERF_METRICS, off-core response and what else isn't offered
+ *    faults, and isn't announced in PERF_CAPABILITIES
+ *  - freezing on PMI, tracing and recording branches can't be switched on in
+ *    DEBUGCTL
+ *
+ * As user space sees them, while the guest's counters count:
+ *
+ *  - KVM_GET_MSRS returns what the guest would read
+ *  - what KVM_SET_MSRS has set is what the guest reads next, and counts on from
+ *  - KVM_SET_MSRS refuses reserved bits, and changes nothing then
+ *  - a vCPU that was saved in mid-count continues in another VM as if nothing
+ *    had happened
+ */
+#include "mediated_pmu.h"
+
+/* Registers of the hardware's PMU that a guest doesn't get, whatever its CPUID. */
+static const uint32_t absent_msrs[] = {
+	0x1a6, 0x1a7,			/* off-core response */
+	0x1c8, 0x1c9,			/* LBR_SELECT, LBR_TOS */
+	0x30c, 0x30d, 0x30e, 0x30f,	/* fixed counters 3 to 6 */
+	0x329,				/* PERF_METRICS */
+	0x391,				/* GLOBAL_STATUS_SET */
+	0x392,				/* GLOBAL_INUSE */
+	0x3f1, 0x3f2,			/* PEBS_ENABLE, PEBS_DATA_CFG */
+	0x3f6, 0x3f7,			/* PEBS_LD_LAT, PEBS_FRONTEND */
+	0x600,				/* DS_AREA */
+	0x680, 0x69f, 0x6c0, 0x6df,	/* LBR from and to */
+	0xdc0,				/* LBR_INFO */
+	0x1309, 0x14c1,			/* reload of fixed and of GP counters */
+	0x14ce, 0x14cf,			/* ARCH_LBR_CTL, ARCH_LBR_DEPTH */
+	0x1900, 0x1901, 0x1980, 0x1981,	/* v6 names of counters and selectors */
+};
+
+/* What KVM's PMU can have at most, and where the search for absent ones ends */
+#define MAX_GP		8
+#define MAX_FIXED	3
+
+static uint64_t valid_eventsel;
+static bool has_tsx;
+
+static void assert_bits(uint32_t msr, uint64_t valid, uint64_t unknown, const char *name)
+{
+	uint64_t value, before = rdmsr(msr);
+	uint8_t vector;
+	int bit;
+
+	for (bit = 0; bit < 64; bit++) {
+		if (unknown & BIT_ULL(bit))
+			continue;
+
+		vector = wrmsr_safe(msr, BIT_ULL(bit));
+		value = rdmsr(msr);
+
+		if (valid & BIT_ULL(bit)) {
+			__GUEST_ASSERT(!vector, "%s (0x%x), bit %d: unexpected vector %u",
+				       name, msr, bit, vector);
+			__GUEST_ASSERT(value == BIT_ULL(bit),
+				       "%s (0x%x), bit %d: read back 0x%lx",
+				       name, msr, bit, value);
+			wrmsr(msr, before);
+		} else {
+			__GUEST_ASSERT(vector == GP_VECTOR,
+				       "%s (0x%x), reserved bit %d: wanted #GP, got vector %u",
+				       name, msr, bit, vector);
+			__GUEST_ASSERT(value == before,
+				       "%s (0x%x), reserved bit %d: changed 0x%lx to 0x%lx",
+				       name, msr, bit, before, value);
+		}
+	}
+
+	/* All valid ones at once, and with one that isn't */
+	wrmsr(msr, valid);
+	GUEST_ASSERT_EQ(rdmsr(msr), valid);
+	for (bit = 0; bit < 64; bit++) {
+		if ((valid | unknown) & BIT_ULL(bit))
+			continue;
+
+		vector = wrmsr_safe(msr, BIT_ULL(bit));
+		__GUEST_ASSERT(vector == GP_VECTOR && rdmsr(msr) == valid,
+			       "%s (0x%x), reserved bit %d on top of 0x%lx: vector %u, 0x%lx",
+			       name, msr, bit, valid, vector, rdmsr(msr));
+	}
+	wrmsr(msr, before);
+}
+
+static void assert_absent(uint32_t msr)
+{
+	const uint64_t values[] = { 0, 1, -1ull };
+	uint64_t value;
+	uint8_t vector;
+	int i;
+
+	vector = rdmsr_safe(msr, &value);
+	__GUEST_ASSERT(vector == GP_VECTOR, "RDMSR of 0x%x: wanted #GP, got vector %u, value 0x%lx",
+		       msr, vector, value);
+
+	for (i = 0; i < ARRAY_SIZE(values); i++) {
+		vector = wrmsr_safe(msr, values[i]);
+		__GUEST_ASSERT(vector == GP_VECTOR,
+			       "WRMSR of 0x%lx to 0x%x: wanted #GP, got vector %u",
+			       values[i], msr, vector);
+	}
+}
+
+static void assert_rdpmc(uint32_t index, bool exists)
+{
+	uint64_t value;
+	uint8_t vector = rdpmc_safe(index, &value);
+
+	__GUEST_ASSERT(vector == (exists ? 0 : GP_VECTOR),
+		       "RDPMC of 0x%x: wanted %s, got vector %u, value 0x%lx",
+		       index, exists ? "a value" : "#GP", vector, value);
+}
+
+static void guest_registers(void)
+{
+	const uint64_t fixed_field = FIXED_PMC_KERNEL | FIXED_PMC_USER | FIXED_PMC_ENABLE_PMI;
+	/* BUF and COND_CHGD are there in all versions, without any use. */
+	const uint64_t status = pmu.counters | BIT_ULL(62) | BIT_ULL(63);
+	uint64_t fixed_ctrl = 0, value;
+	uint8_t vector;
+	int i, bit;
+
+	reset_pmu();
+
+	for (i = 0; i < pmu.nr_gp; i++)
+		assert_bits(eventsel_msr(i), valid_eventsel,
+			    has_tsx ? BIT_ULL(32) | BIT_ULL(33) : 0, "event selector");
+
+	for (i = 0; i < pmu.nr_fixed; i++)
+		fixed_ctrl |= FIXED_PMC_CTRL(i, fixed_field);
+	assert_bits(pmu.fixed_ctrl, fixed_ctrl, 0, "FIXED_CTR_CTRL");
+	assert_bits(pmu.global_ctrl, pmu.counters, 0, "GLOBAL_CTRL");
+
+	for (bit = 0; bit < 64; bit++) {
+		/* ToPA PMI: there if KVM gives guests Intel PT */
+		if (bit == 55)
+			continue;
+
+		vector = wrmsr_safe(pmu.global_status_clear, BIT_ULL(bit));
+		__GUEST_ASSERT(vector == (status & BIT_ULL(bit) ? 0 : GP_VECTOR),
+			       "GLOBAL_OVF_CTRL, bit %d: got vector %u", bit, vector);
+		GUEST_ASSERT_EQ(rdmsr(pmu.global_status_clear), 0);
+
+		vector = wrmsr_safe(pmu.global_status, BIT_ULL(bit));
+		__GUEST_ASSERT(vector == GP_VECTOR,
+			       "GLOBAL_STATUS, bit %d: wanted #GP, got vector %u", bit, vector);
+		GUEST_ASSERT_EQ(rdmsr(pmu.global_status), 0);
+	}
+
+	/* Full-width counters fault on bits that they don't have. */
+	for_each_counter(i) {
+		write_counter(i, 0x55);
+		if (!is_fixed(i) && pmu.ranges[0].narrow)
+			continue;
+
+		for (bit = 0; bit < 64; bit++) {
+			if (counter_mask(i) & BIT_ULL(bit))
+				continue;
+
+			vector = wrmsr_safe(counter_msr(i), BIT_ULL(bit));
+			__GUEST_ASSERT(vector == GP_VECTOR,
+				       "Counter %d, bit %d: wanted #GP, got vector %u",
+				       i, bit, vector);
+			GUEST_ASSERT_EQ(read_counter(i), 0x55);
+		}
+	}
+
+	/* Counters that aren't there; the first two are, but do nothing, on any CPU. */
+	for (i = pmu.nr_gp; i < MAX_GP; i++) {
+		assert_absent(MSR_IA32_PMC0 + i);
+		if (i < 2)
+			continue;
+		assert_absent(MSR_IA32_PERFCTR0 + i);
+		assert_absent(MSR_P6_EVNTSEL0 + i);
+	}
+	for (i = pmu.nr_fixed; i < MAX_FIXED; i++)
+		assert_absent(MSR_CORE_PERF_FIXED_CTR0 + i);
+	for (i = 0; i < ARRAY_SIZE(absent_msrs); i++)
+		assert_absent(absent_msrs[i]);
+
+	for (i = 0; i < 64; i++) {
+		assert_rdpmc(i, i < pmu.nr_gp);
+		assert_rdpmc(INTEL_RDPMC_FIXED | i, i < pmu.nr_fixed);
+		assert_rdpmc(INTEL_RDPMC_METRICS | i, false);
+		assert_rdpmc(INTEL_RDPMC_FAST | i, false);
+	}
+	for (bit = 6; bit < 32; bit++) {
+		const uint32_t index = BIT(bit);
+
+		if (index == INTEL_RDPMC_FIXED)
+			continue;
+
+		/* KVM has VMware's clocks at 0x10000 when RDPMC is intercepted. */
+		if (index != 0x10000)
+			assert_rdpmc(index, false);
+		assert_rdpmc(index | INTEL_RDPMC_FIXED, false);
+	}
+	assert_rdpmc(-1u, false);
+
+	if (this_cpu_has(X86_FEATURE_PDCM)) {
+		value = rdmsr(MSR_IA32_PERF_CAPABILITIES);
+		__GUEST_ASSERT(!(value & ~PMU_CAP_FW_WRITES),
+			       "PERF_CAPABILITIES is 0x%lx, only full-width writes are offered",
+			       value);
+		vector = wrmsr_safe(MSR_IA32_PERF_CAPABILITIES, value);
+		GUEST_ASSERT_EQ(vector, GP_VECTOR);
+	}
+
+	/* PEBS and BTS unavailable */
+	GUEST_ASSERT_EQ(rdmsr(MSR_IA32_MISC_ENABLE) & (BIT(11) | BIT(12)), BIT(11) | BIT(12));
+
+	/* All but single-stepping on branches, bus lock detection, and RTM debugging */
+	for (bit = 0; bit < 64; bit++) {
+		if (bit == 1 || bit == 2 || (has_tsx && bit == 15))
+			continue;
+
+		wrmsr_safe(MSR_IA32_DEBUGCTLMSR, BIT_ULL(bit));
+		GUEST_ASSERT_EQ(rdmsr(MSR_IA32_DEBUGCTLMSR), 0);
+	}
+
+	GUEST_DONE();
+}
+
+static void set_perf_capabilities(struct kvm_vcpu *vcpu)
+{
+	if (kvm_cpu_has(X86_FEATURE_PDCM))
+		vcpu_set_msr(vcpu, MSR_IA32_PERF_CAPABILITIES,
+			     pmu.nr_ranges == 2 ? PMU_CAP_FW_WRITES : 0);
+}
+
+static void test_registers(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	pr_info("%u general-purpose and %u fixed counters, with%s full-width writes\n",
+		nr_gp, nr_fixed, full_width ? "" : "out");
+
+	pmu_init_intel(nr_gp, nr_fixed, full_width);
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_registers);
+	set_perf_capabilities(vcpu);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_GP_COUNTERS, nr_gp);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_FIXED_COUNTERS, nr_fixed);
+
+	pmu_sync(vm);
+	sync_global_to_guest(vm, valid_eventsel);
+	sync_global_to_guest(vm, has_tsx);
+
+	run_vcpu(vcpu);
+	kvm_vm_free(vm);
+}
+
+/*
+ * Everything counts while user space has its turn, which begins with an OUT.
+ * User space completes that before it looks: it counts.  From there to the end
+ * of the reading of counter i there are TURN_INSNS + 2 * i instructions, MOV and
+ * RDPMC for each; the last RDPMC doesn't count itself.
+ */
+#define TURN_PORT	0x99
+#define TURN_INSNS	5
+
+static struct {
+	uint64_t value[64];
+	uint64_t status;
+	uint64_t global_ctrl;
+	uint64_t fixed_ctrl;
+	uint64_t eventsel[MAX_GP];
+} guest_sees;
+
+/* One counter at a time, so that the number of instructions to it is the same. */
+static __always_inline uint64_t take_turn(int i)
+{
+	uint32_t eax, edx;
+
+	asm volatile("out %%al, $" __stringify(TURN_PORT) "\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "mov %[index], %%ecx\n\t"
+		     "rdpmc\n\t"
+		     : "=a"(eax), "=d"(edx)
+		     : [index]"r"(rdpmc_index(i))
+		     : "ecx", "memory");
+
+	return eax | (uint64_t)edx << 32;
+}
+
+static void guest_turns(void)
+{
+	int i;
+
+	reset_pmu();
+	for_each_counter(i) {
+		write_counter(i, 0x100 * i);
+		select_event(i, pmu.instructions, KERNEL);
+	}
+	wrmsr(pmu.global_ctrl, pmu.counters);
+
+	for (;;) {
+		for_each_counter(i) {
+			guest_sees.value[i] = take_turn(i);
+			guest_sees.status = rdmsr(pmu.global_status);
+			guest_sees.global_ctrl = rdmsr(pmu.global_ctrl);
+			if (pmu.nr_fixed)
+				guest_sees.fixed_ctrl = rdmsr(pmu.fixed_ctrl);
+			if (!is_fixed(i))
+				guest_sees.eventsel[i] = rdmsr(eventsel_msr(i));
+		}
+	}
+}
+
+static void wait_for_turn(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, TURN_PORT);
+	vcpu_run_complete_io(vcpu);
+	sync_global_from_guest(vcpu->vm, guest_sees);
+}
+
+/* A counter that counts instructions; other fixed counters count cycles. */
+static bool is_exact(int i)
+{
+	return i <= FIXED_BASE;
+}
+
+static void check_value(int i, uint64_t host_saw, const char *what)
+{
+	uint64_t value = guest_sees.value[i];
+
+	if (is_exact(i))
+		TEST_ASSERT(value == ((host_saw + TURN_INSNS) & counter_mask(i)),
+			    "Counter %d, %s: after user space's 0x%lx the guest saw 0x%lx, not %d more",
+			    i, what, host_saw, value, TURN_INSNS);
+	else
+		TEST_ASSERT(((value - host_saw) & counter_mask(i)) < 100000 && value != host_saw,
+			    "Counter %d, %s: after user space's 0x%lx the guest saw 0x%lx",
+			    i, what, host_saw, value);
+}
+
+static uint64_t get_counter(struct kvm_vcpu *vcpu, int i)
+{
+	uint64_t value = vcpu_get_msr(vcpu, counter_msr(i));
+	int r;
+
+	if (is_fixed(i))
+		return value;
+
+	for (r = 0; r < pmu.nr_ranges; r++)
+		TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.ranges[r].base + i * pmu.ranges[r].stride),
+			       value);
+	return value;
+}
+
+static void assert_refused(struct kvm_vcpu *vcpu, uint32_t msr, uint64_t valid,
+			   uint64_t unknown)
+{
+	uint64_t before = vcpu_get_msr(vcpu, msr);
+	int bit;
+
+	for (bit = 0; bit < 64; bit++) {
+		if ((valid | unknown) & BIT_ULL(bit))
+			continue;
+
+		TEST_ASSERT(!_vcpu_set_msr(vcpu, msr, before | BIT_ULL(bit)),
+			    "KVM_SET_MSRS of MSR 0x%x accepts reserved bit %d", msr, bit);
+		TEST_ASSERT_EQ(vcpu_get_msr(vcpu, msr), before);
+	}
+}
+
+static void test_turns(void)
+{
+	/* All lengths up to the counters' 48 bits, and about to wrap */
+	const uint64_t values[] = {
+		0, 0x7fffff00, 0x80000000, 0xffffff00, 0x123400000000, 0x7fffffffff00,
+		0x800000000000, 0xfffffffff000, 0xfffffffffffe,
+	};
+	uint64_t host_saw, status;
+	struct kvm_x86_state *state;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i, n;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_turns);
+	set_perf_capabilities(vcpu);
+	pmu_sync(vm);
+
+	wait_for_turn(vcpu);
+
+	/* Read */
+	for (n = 0; n < 3; n++) {
+		for_each_counter(i) {
+			host_saw = get_counter(vcpu, i);
+			TEST_ASSERT(host_saw > 0x100 * i, "Counter %d is 0x%lx", i, host_saw);
+			TEST_ASSERT_EQ(get_counter(vcpu, i), host_saw);
+			wait_for_turn(vcpu);
+			check_value(i, host_saw, "read");
+
+			TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.global_ctrl), guest_sees.global_ctrl);
+			TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.fixed_ctrl), guest_sees.fixed_ctrl);
+			if (!is_fixed(i))
+				TEST_ASSERT_EQ(vcpu_get_msr(vcpu, eventsel_msr(i)),
+					       guest_sees.eventsel[i]);
+		}
+	}
+
+	/* Write; a counter that wraps must set its status bit, and no other. */
+	for (n = 0; n < ARRAY_SIZE(values); n++) {
+		for_each_counter(i) {
+			uint64_t value = values[n] & counter_mask(i);
+			bool wraps = value == counter_mask(i) - 1;
+
+			vcpu_set_msr(vcpu, pmu.global_status, 0);
+			vcpu_set_msr(vcpu, counter_msr(i), value);
+			wait_for_turn(vcpu);
+			check_value(i, value, "written");
+
+			status = wraps ? BIT_ULL(i) : 0;
+			if (is_exact(i))
+				TEST_ASSERT_EQ(guest_sees.status & BIT_ULL(i), status);
+			TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.global_status) & BIT_ULL(i),
+				       guest_sees.status & BIT_ULL(i));
+		}
+	}
+
+	/* The status register, each bit */
+	for_each_counter(i) {
+		vcpu_set_msr(vcpu, pmu.global_status, BIT_ULL(i));
+		wait_for_turn(vcpu);
+		TEST_ASSERT_EQ(guest_sees.status, BIT_ULL(i));
+		TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.global_status), BIT_ULL(i));
+	}
+	vcpu_set_msr(vcpu, pmu.global_status, 0);
+
+	/* Off and on again, in each of the control registers */
+	for_each_counter(i) {
+		uint64_t eventsel = 0, fixed_ctrl = vcpu_get_msr(vcpu, pmu.fixed_ctrl);
+
+		host_saw = get_counter(vcpu, i);
+		vcpu_set_msr(vcpu, pmu.global_ctrl, pmu.counters & ~BIT_ULL(i));
+		wait_for_turn(vcpu);
+		TEST_ASSERT_EQ(guest_sees.value[i], host_saw);
+		TEST_ASSERT_EQ(guest_sees.global_ctrl, pmu.counters & ~BIT_ULL(i));
+		TEST_ASSERT_EQ(get_counter(vcpu, i), host_saw);
+		vcpu_set_msr(vcpu, pmu.global_ctrl, pmu.counters);
+
+		/* The guest is at its next counter: go once around. */
+		for (n = 1; n < pmu.nr_gp + pmu.nr_fixed; n++)
+			wait_for_turn(vcpu);
+
+		host_saw = get_counter(vcpu, i);
+		if (is_fixed(i)) {
+			vcpu_set_msr(vcpu, pmu.fixed_ctrl,
+				     fixed_ctrl & ~FIXED_PMC_CTRL(i - FIXED_BASE, 0xfull));
+		} else {
+			eventsel = vcpu_get_msr(vcpu, eventsel_msr(i));
+			vcpu_set_msr(vcpu, eventsel_msr(i), 0);
+		}
+		wait_for_turn(vcpu);
+		TEST_ASSERT_EQ(guest_sees.value[i], host_saw);
+		if (is_fixed(i)) {
+			vcpu_set_msr(vcpu, pmu.fixed_ctrl, fixed_ctrl);
+		} else {
+			TEST_ASSERT_EQ(guest_sees.eventsel[i], 0);
+			vcpu_set_msr(vcpu, eventsel_msr(i), eventsel);
+		}
+	}
+
+	/* Reserved bits */
+	assert_refused(vcpu, pmu.global_ctrl, pmu.counters, 0);
+	assert_refused(vcpu, pmu.global_status, pmu.counters | BIT_ULL(62) | BIT_ULL(63),
+		       BIT_ULL(55));
+	for (i = 0; i < pmu.nr_gp; i++)
+		assert_refused(vcpu, eventsel_msr(i), valid_eventsel,
+			       has_tsx ? BIT_ULL(32) | BIT_ULL(33) : 0);
+
+	/* To another VM, at each of the turns */
+	for_each_counter(i) {
+		uint64_t other = get_counter(vcpu, 0);
+
+		host_saw = get_counter(vcpu, i);
+		state = vcpu_save_state(vcpu);
+		kvm_vm_release(vm);
+
+		vcpu = vm_recreate_with_one_vcpu(vm);
+		vcpu_load_state(vcpu, state);
+		kvm_x86_state_cleanup(state);
+
+		TEST_ASSERT_EQ(get_counter(vcpu, i), host_saw);
+		TEST_ASSERT_EQ(get_counter(vcpu, 0), other);
+		wait_for_turn(vcpu);
+		check_value(i, host_saw, "moved to another VM");
+	}
+
+	kvm_vm_free(vm);
+}
+
+int main(int argc, char *argv[])
+{
+	uint32_t nr_gp, nr_fixed;
+	bool full_width;
+
+	pmu_require_mediated();
+
+	pmu_init();
+	nr_gp = pmu.nr_gp;
+	nr_fixed = pmu.nr_fixed;
+	full_width = pmu.nr_ranges == 2;
+	TEST_REQUIRE(nr_gp >= 3 && nr_gp <= MAX_GP && nr_fixed && nr_fixed <= MAX_FIXED);
+
+	/*
+	 * AnyThread is never there.  What KVM makes of the two bits for
+	 * transactions depends on the host's CPU; all other bits are known.
+	 */
+	valid_eventsel = GENMASK_ULL(31, 0) & ~ARCH_PERFMON_EVENTSEL_ANY;
+	has_tsx = this_cpu_has(X86_FEATURE_HLE) || this_cpu_has(X86_FEATURE_RTM);
+
+	test_registers(nr_gp, nr_fixed, full_width);
+	test_registers(nr_gp, nr_fixed, false);
+	test_registers(nr_gp - 1, nr_fixed, full_width);
+	test_registers(2, nr_fixed, full_width);
+	test_registers(1, nr_fixed, full_width);
+	test_registers(nr_gp, nr_fixed - 1, full_width);
+	test_registers(2, 1, full_width);
+	test_registers(nr_gp, 0, full_width);
+
+	pmu_init_intel(nr_gp, nr_fixed, full_width);
+	test_turns();
+
+	return 0;
+}
