@@ -62,6 +62,7 @@ void lab_conditional(BX_CPU_C *cpu, Bit64u rip, bool taken);
 void lab_memory(BX_CPU_C *cpu, Bit64u paddr, unsigned rw);
 void lab_halt(BX_CPU_C *cpu);
 void lab_smm(BX_CPU_C *cpu);
+void lab_efer(BX_CPU_C *cpu);
 void lab_ticks(BX_CPU_C *cpu, Bit32u ticks);
 void lab_interrupt(BX_CPU_C *cpu, unsigned vector);
 
@@ -70,12 +71,20 @@ bool lab_do_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value);
 bool lab_do_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value);
 bool lab_do_rdpmc(BX_CPU_C *cpu, Bit32u index, Bit64u *value);
 
+// an event that entering a guest injects
+void lab_injected(BX_CPU_C *cpu, unsigned type, unsigned vector);
+
+// SVM: VMRUN after its checks of controls, with the guest's state loaded, exit
+void lab_svm_entry(BX_CPU_C *cpu);
+void lab_svm_entered(BX_CPU_C *cpu);
+void lab_svm_exit(BX_CPU_C *cpu, int code, Bit64u info);
+void lab_svm_exited(BX_CPU_C *cpu, int code);
+
 // VMX: entry after its checks of controls and host state, the state that
 // entries and exits load and save, and the moment at which the guest runs
 void lab_vmx_entry(BX_CPU_C *cpu);
 void lab_vmx_entered(BX_CPU_C *cpu);
 void lab_vmx_exit(BX_CPU_C *cpu, Bit32u reason);
-void lab_vmx_injected(BX_CPU_C *cpu, unsigned type, unsigned vector);
 bool lab_valid_global_ctrl(BX_CPU_C *cpu, Bit64u value);
 void lab_set_global_ctrl(BX_CPU_C *cpu, Bit64u value);
 Bit64u lab_get_global_ctrl(BX_CPU_C *cpu);

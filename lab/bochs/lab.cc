@@ -149,6 +149,7 @@ static Bit32s parse_options(const char *context, int num_params, char *params[])
   if (!SIM->get_param_enum(BXPN_CPU_MODEL)->set_by_name(lab_profile.text("model").c_str()))
     lab_fatal("profile %s: Bochs has no CPU model \"%s\"", lab_options.profile.c_str(),
               lab_profile.text("model").c_str());
+  SIM->get_param_string(BXPN_CPU_ADD_FEATURES)->set(lab_profile.text("add").c_str());
   SIM->get_param_string(BXPN_CPU_EXCLUDE_FEATURES)->set(lab_profile.text("exclude").c_str());
   SIM->get_param_num(BXPN_IPS)->set(lab_profile.number("hz"));
   return 0;
@@ -217,9 +218,11 @@ void lab_initialize(BX_CPU_C *cpu)
 {
   if (lab_options.profile.empty())
     lab_fatal("no \"lab:\" line in the configuration: add lab: profile=NAME");
-  if (lab_profile.text("vendor") != "intel")
-    lab_fatal("profile %s: vendor must be intel", lab_options.profile.c_str());
-  cpu->lab.cpu = lab_new_intel(cpu);
+
+  const std::string &vendor = lab_profile.text("vendor");
+  if (vendor == "intel") cpu->lab.cpu = lab_new_intel(cpu);
+  else if (vendor == "amd") cpu->lab.cpu = lab_new_amd(cpu);
+  else lab_fatal("profile %s: vendor must be intel or amd", lab_options.profile.c_str());
 }
 
 void lab_reset(BX_CPU_C *cpu, unsigned type)

@@ -41,6 +41,12 @@ enum {
   MSR_LBR_FROM0 = 0x680,
   MSR_LBR_TO0 = 0x6c0,
   MSR_LBR_INFO0 = 0xdc0,
+
+  MSR_SYSCFG = 0xc0010010,
+  MSR_NB_CFG = 0xc001001f,
+  MSR_HWCR = 0xc0010015,
+  MSR_DE_CFG = 0xc0011029,
+  MSR_BP_CFG = 0xc001102e,
 };
 
 // A register that only holds what is written to it; "writable" are the bits
@@ -50,7 +56,7 @@ struct simple_msr_t {
   Bit64u reset, writable;
 };
 
-static const simple_msr_t simple_msrs[] = {
+static const simple_msr_t intel_msrs[] = {
   { MSR_PLATFORM_ID, 0, 0 },
   { MSR_CORE_CAPABILITIES, 0, 0 },   // no split-lock detection
   { MSR_MCG_CAP, 0, 0 },             // no error-reporting banks
@@ -71,40 +77,66 @@ static const simple_msr_t simple_msrs[] = {
   { MSR_PACKAGE_THERM_INTERRUPT, 0, 0x1ffff17 },
 };
 
-// per CPU: values of simple_msrs, by index
+static const simple_msr_t amd_msrs[] = {
+  { MSR_MCG_CAP, 0, 0 },
+  { MSR_MCG_STATUS, 0, 7 },
+  { MSR_SYSCFG, 0, 0x7c0000 },
+  { MSR_NB_CFG, 0, ~(Bit64u) 0 },
+  { MSR_HWCR, 0x1000000, 0xffffffff },  // the TSC counts at the frequency of P0
+  { MSR_DE_CFG, 0x2, ~(Bit64u) 0 },     // LFENCE is dispatch-serializing
+  { MSR_BP_CFG, 0, ~(Bit64u) 0 },
+};
+
+// per CPU: values of these, by index
 static std::map<Bit32u, Bit64u> msr_values[BX_MAX_SMP_THREADS_SUPPORTED];
 
 static const simple_msr_t *simple_msr(Bit32u index)
 {
+  if (lab_profile.text("vendor") != "intel") {
+    for (const simple_msr_t &msr : amd_msrs)
+      if (msr.index == index) return &msr;
+    return NULL;
+  }
+
   // Last branch records, where the profile has them: registers that nothing is
   // recorded in.
-  static const simple_msr_t lbr = { 0, 0, ~(Bit64u) 0 };
+  static simple_msr_t lbr = { 0, 0, ~(Bit64u) 0 };
   unsigned entries = lab_profile.number("lbr_entries");
 
   if (entries && (index == MSR_LBR_SELECT || index == MSR_LBR_TOS || index - MSR_LBR_FROM0 < entries ||
                   index - MSR_LBR_TO0 < entries || index - MSR_LBR_INFO0 < entries))
+  {
+    lbr.index = index;
     return &lbr;
-  for (const simple_msr_t &msr : simple_msrs)
+  }
+  for (const simple_msr_t &msr : intel_msrs)
     if (msr.index == index) return &msr;
   return NULL;
 }
 
+static bool intel(void)
+{
+  return lab_profile.text("vendor") == "intel";
+}
+
+static bool hold(BX_CPU_C *cpu, const simple_msr_t *msr, Bit64u *value)
+{
+  std::map<Bit32u, Bit64u> &values = msr_values[cpu->which_cpu()];
+  *value = values.count(msr->index) ? values[msr->index] : msr->reset;
+  return true;
+}
+
 bool lab_platform_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
 {
-  if (lab_profile.text("vendor") != "intel") return false;
-
   const simple_msr_t *msr = simple_msr(index);
-  if (msr) {
-    std::map<Bit32u, Bit64u> &values = msr_values[cpu->which_cpu()];
-    *value = values.count(index) ? values[index] : msr->reset;
-    return true;
-  }
+  if (msr) return hold(cpu, msr, value);
 
   switch (index) {
     case MSR_BIOS_SIGN_ID:
-      *value = lab_profile.number("microcode") << 32;
+      *value = lab_profile.number("microcode") << (intel() ? 32 : 0);
       return true;
     case MSR_PLATFORM_INFO: // maximum non-turbo ratio, in units of 100 MHz
+      if (! intel()) return false;
       *value = (Bit64u) (SIM->get_param_num(BXPN_IPS)->get() / 100000000) << 8;
       return true;
     case MSR_MPERF:
@@ -117,12 +149,10 @@ bool lab_platform_rdmsr(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
 
 bool lab_platform_wrmsr(BX_CPU_C *cpu, Bit32u index, Bit64u value)
 {
-  if (lab_profile.text("vendor") != "intel") return false;
-
   const simple_msr_t *msr = simple_msr(index);
   if (msr) {
     Bit64u old;
-    lab_platform_rdmsr(cpu, index, &old);
+    hold(cpu, msr, &old);
     if ((old ^ value) & ~msr->writable) return false;
     msr_values[cpu->which_cpu()][index] = value;
     return true;

@@ -21,6 +21,7 @@
 #include "cpu/apic.h"
 #include "cpu/cpuid.h"
 #include "cpu/vmx.h"
+#include "cpu/svm.h"
 #include "gui/siminterface.h"
 #include "param_names.h"
 #include "lab.h"
@@ -392,12 +393,24 @@ void lab_halt(BX_CPU_C *cpu)
   for (lab_counter_t &counter : cpu->lab.cpu->counters) counter.held = false;
 }
 
-// System management mode was entered or left: counters may be frozen in it.
-void lab_smm(BX_CPU_C *cpu)
+// Something else that decides which counters are active has changed.
+static void changed(BX_CPU_C *cpu)
 {
   cpu->lab.cpu->account_in_flight();
   cpu->lab.cpu->refresh();
   cpu->lab.cpu->arm();
+}
+
+// System management mode was entered or left: counters may be frozen in it.
+void lab_smm(BX_CPU_C *cpu)
+{
+  changed(cpu);
+}
+
+// EFER.SVME: whether there are guests and a host
+void lab_efer(BX_CPU_C *cpu)
+{
+  changed(cpu);
 }
 
 //////////////////////////////////////////////////////////////////////////
@@ -511,7 +524,13 @@ void lab_cpu_c::leave(bool to_enter_a_guest)
 }
 
 
-void lab_vmx_entry(BX_CPU_C *cpu)
+// An event that entering a guest injects
+void lab_injected(BX_CPU_C *cpu, unsigned type, unsigned vector)
+{
+  if (type == BX_EXTERNAL_INTERRUPT || type == BX_NMI) lab_interrupt(cpu, vector);
+}
+
+static void entry(BX_CPU_C *cpu)
 {
   lab_cpu_c *lab = cpu->lab.cpu;
 
@@ -520,18 +539,51 @@ void lab_vmx_entry(BX_CPU_C *cpu)
   lab->arm();
 }
 
+void lab_svm_entry(BX_CPU_C *cpu)
+{
+  entry(cpu);
+}
+
+void lab_svm_entered(BX_CPU_C *cpu)
+{
+  cpu->lab.cpu->account_in_flight();
+  cpu->lab.cpu->enter(lab_guest_context(cpu->vmcbptr));
+}
+
+// The beginning of an exit; in_svm_guest is still set unless VMRUN failed.
+void lab_svm_exit(BX_CPU_C *cpu, int code, Bit64u info)
+{
+  lab_cpu_c *lab = cpu->lab.cpu;
+  lab_context_t *guest = lab_guest_context(cpu->vmcbptr);
+
+  if (code != SVM_VMEXIT_INVALID) cpu->lab.abort = true;
+  lab->account_in_flight();
+
+  guest->counts.exits[lab_svm_exit_name(code)]++;
+  if (code == SVM_VMEXIT_MSR) {
+    char name[32];
+    sprintf(name, "%s 0x%x", info ? "wrmsr" : "rdmsr", (unsigned) cpu->get_reg32(BX_32BIT_REG_ECX));
+    guest->counts.exits_msr[name]++;
+  }
+}
+
+// After it: in_svm_guest is clear
+void lab_svm_exited(BX_CPU_C *cpu, int code)
+{
+  cpu->lab.cpu->leave(code == SVM_VMEXIT_VMRUN);
+}
+
+void lab_vmx_entry(BX_CPU_C *cpu)
+{
+  entry(cpu);
+}
+
 void lab_vmx_entered(BX_CPU_C *cpu)
 {
   lab_cpu_c *lab = cpu->lab.cpu;
 
   lab->account_in_flight();
   lab->enter(lab_guest_context(cpu->vmcsptr));
-}
-
-// An event that VM entry injects
-void lab_vmx_injected(BX_CPU_C *cpu, unsigned type, unsigned vector)
-{
-  if (type == BX_EXTERNAL_INTERRUPT || type == BX_NMI) lab_interrupt(cpu, vector);
 }
 
 // The beginning of a VM exit

@@ -4,6 +4,7 @@
 //
 // pmu.cc     what is counted, when, and for whom; overflow
 // intel.cc   Intel's registers
+// amd.cc     AMD's registers
 // stats.cc   the counts that "stats=FILE" gets
 
 #ifndef LAB_PMU_H
@@ -66,6 +67,7 @@ lab_context_t *lab_host_context(void);
 lab_context_t *lab_guest_context(Bit64u control);
 std::string lab_snapshot(void);
 const char *lab_vmx_exit_name(unsigned reason);
+std::string lab_svm_exit_name(int code);
 
 struct lab_costs_t {
   unsigned entry, exit, wrmsr_pmu, rdmsr_pmu, rdpmc, wrmsr_apic, interrupt, wrmsr, rdmsr;
@@ -174,5 +176,6 @@ private:
 };
 
 lab_cpu_c *lab_new_intel(BX_CPU_C *cpu);
+lab_cpu_c *lab_new_amd(BX_CPU_C *cpu);
 
 #endif

@@ -53,6 +53,31 @@ const char *lab_vmx_exit_name(unsigned reason)
   return reason < sizeof(names) / sizeof(names[0]) ? names[reason] : "UNKNOWN";
 }
 
+std::string lab_svm_exit_name(int code)
+{
+  static const std::map<int, const char *> names = {
+    { -1, "ERR" }, { 0x60, "INTR" }, { 0x61, "NMI" }, { 0x62, "SMI" }, { 0x63, "INIT" },
+    { 0x64, "VINTR" }, { 0x65, "CR0_SEL_WRITE" }, { 0x66, "IDTR_READ" }, { 0x67, "GDTR_READ" },
+    { 0x68, "LDTR_READ" }, { 0x69, "TR_READ" }, { 0x6a, "IDTR_WRITE" }, { 0x6b, "GDTR_WRITE" },
+    { 0x6c, "LDTR_WRITE" }, { 0x6d, "TR_WRITE" }, { 0x6e, "RDTSC" }, { 0x6f, "RDPMC" },
+    { 0x70, "PUSHF" }, { 0x71, "POPF" }, { 0x72, "CPUID" }, { 0x73, "RSM" }, { 0x74, "IRET" },
+    { 0x75, "SWINT" }, { 0x76, "INVD" }, { 0x77, "PAUSE" }, { 0x78, "HLT" }, { 0x79, "INVLPG" },
+    { 0x7a, "INVLPGA" }, { 0x7b, "IOIO" }, { 0x7c, "MSR" }, { 0x7d, "TASK_SWITCH" },
+    { 0x7e, "FERR_FREEZE" }, { 0x7f, "SHUTDOWN" }, { 0x80, "VMRUN" }, { 0x81, "VMMCALL" },
+    { 0x82, "VMLOAD" }, { 0x83, "VMSAVE" }, { 0x84, "STGI" }, { 0x85, "CLGI" }, { 0x86, "SKINIT" },
+    { 0x87, "RDTSCP" }, { 0x88, "ICEBP" }, { 0x89, "WBINVD" }, { 0x8a, "MONITOR" },
+    { 0x8b, "MWAIT" }, { 0x8c, "MWAIT_COND" }, { 0x8d, "XSETBV" }, { 0x400, "NPF" },
+  };
+  std::map<int, const char *>::const_iterator entry = names.find(code);
+
+  if (entry != names.end()) return entry->second;
+  if (code < 0x40)
+    return std::string(code & 0x10 ? "WRITE_" : "READ_") + (code < 0x20 ? "CR" : "DR") +
+      std::to_string(code & 0xf);
+  if (code < 0x60) return "EXCP_" + std::to_string(code - 0x40);
+  return std::to_string(code);
+}
+
 static std::string quoted_hex(Bit64u n)
 {
   char text[32];
