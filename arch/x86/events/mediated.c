@@ -8,10 +8,17 @@
  * with exclude_guest have always seen of a guest.  Nothing that perf core knows
  * changes, so no lock of perf core is needed.
  *
- * Claim and yield enclose the time in a vCPU's run loop, with IRQs off.  The
- * scheduler and IPIs can't get at the PMU driver in between; NMIs and programs
- * attached to tracepoints can, and meet the gates: the NMI handler, reading an
- * event, and the snapshot of branch records.
+ * Ownership works as it does for the FPU.  While a vCPU is in its run loop its
+ * guest PMU is running on this CPU, with IRQs off.  When it leaves the loop and
+ * the host has events here, it yields to them.  If not, it is parked: its
+ * counters have stopped at VM exit, and its state stays in the registers until
+ * somebody else needs them.  Then it is evicted, by the host's driver about to
+ * enable events, by another guest PMU, or by the vCPU itself if it is going to
+ * run on another CPU.
+ *
+ * NMIs and programs attached to tracepoints can get at the PMU driver while a
+ * guest is the owner.  They meet the gates: the NMI handler, reading an event,
+ * and the snapshot of branch records.
  *
  * A guest's PMI arrives by a vector of its own, so that an overflow in the guest
  * is never taken for one of the host's, and the other way round.
@@ -51,8 +58,11 @@ static const struct mediated_vendor {
 
 static const struct mediated_vendor *mediated_vendor __ro_after_init;
 
-DEFINE_PER_CPU(bool, perf_mediated_guest_owned);
-EXPORT_PER_CPU_SYMBOL_GPL(perf_mediated_guest_owned);
+DEFINE_PER_CPU(struct perf_mediated_guest *, perf_mediated_owner);
+EXPORT_PER_CPU_SYMBOL_GPL(perf_mediated_owner);
+
+/* The owner's vCPU is in its run loop; else the owner is parked. */
+static DEFINE_PER_CPU(bool, guest_running);
 
 /* A host overflow was found at claim whose PMI hasn't arrived yet. */
 static DEFINE_PER_CPU(bool, host_pmi_owed);
@@ -97,29 +107,25 @@ static void start_host_events(struct cpu_hw_events *cpuc)
 	}
 }
 
-/**
- * perf_mediated_claim - take this CPU's PMU hardware from host perf
- *
- * On return all counting is off, no host event uses the hardware, a PMI raises
- * PERF_GUEST_MEDIATED_PMI_VECTOR, and the caller may write counters, selectors
- * and overflow status.  What host perf left in them is unspecified; the caller
- * must not let a guest see it.  IRQs must be off, and stay off until
- * perf_mediated_yield().  Takes no locks.
- */
-void perf_mediated_claim(void)
+static void take_from_host(struct perf_mediated_guest *guest)
 {
 	struct cpu_hw_events *cpuc = this_cpu_ptr(&cpu_hw_events);
+	int enabled = cpuc->enabled;
 	u64 status;
 
-	lockdep_assert_irqs_disabled();
-	WARN_ON_ONCE(perf_mediated_guest_owns_pmu());
+	/*
+	 * Host PMIs are handled as usual until the host's events are stopped,
+	 * but must not enable the PMU again.
+	 */
+	cpuc->enabled = 0;
+	barrier();
 
 	/* Reset sets the bits of all GP counters; perf may not have been here. */
-	if (!cpuc->enabled)
+	if (enabled)
+		x86_pmu.disable_all();
+	else
 		wrmsrl(mediated_vendor->global_ctrl, 0);
 
-	/* Host PMIs are handled as usual until the host's events are stopped. */
-	perf_pmu_disable(cpuc->pmu);
 	stop_host_events(cpuc);
 
 	/*
@@ -129,17 +135,98 @@ void perf_mediated_claim(void)
 	 * arrive at any instruction: expect it first, then find out.
 	 */
 	__this_cpu_write(host_pmi_owed, true);
-	__this_cpu_write(perf_mediated_guest_owned, true);
+	__this_cpu_write(perf_mediated_owner, guest);
 	rdmsrl(mediated_vendor->global_status, status);
 	if (!status)
 		__this_cpu_write(host_pmi_owed, false);
 
+	/* From here on the gates are closed. */
+	cpuc->enabled = enabled;
+
 	apic_write(APIC_LVTPC, APIC_DM_FIXED | PERF_GUEST_MEDIATED_PMI_VECTOR);
+}
+
+/* The registers were cleared. */
+static void give_to_host(void)
+{
+	/* Nothing counts: no PMI can be raised while the vector changes. */
+	apic_write(APIC_LVTPC, APIC_DM_NMI);
+	__this_cpu_write(perf_mediated_owner, NULL);
+}
+
+/* Saves the owner's state and clears the registers; they have an owner still. */
+static void evict_owner(void)
+{
+	struct perf_mediated_guest *owner = __this_cpu_read(perf_mediated_owner);
+
+	WARN_ON_ONCE(__this_cpu_read(guest_running));
+	WARN_ON_ONCE(owner->cpu != smp_processor_id());
+
+	owner->evict(owner);
+
+	/* Its vCPU may be about to run elsewhere, see perf_mediated_evict_guest(). */
+	smp_store_release(&owner->cpu, -1);
+}
+
+/**
+ * perf_mediated_claim - make a guest PMU the owner of this CPU's PMU hardware
+ * @guest: the guest PMU; its vCPU is about to run on this CPU
+ *
+ * On return all counting is off, no host event uses the hardware, and a PMI
+ * raises PERF_GUEST_MEDIATED_PMI_VECTOR.  The caller may write counters,
+ * selectors and overflow status until it calls perf_mediated_park(); IRQs must be
+ * off, and stay off until then.  Takes no locks.
+ *
+ * Return: true if the registers still hold what @guest left in them when it was
+ * parked.  If false, their content is unspecified, and no guest may see it.
+ */
+bool perf_mediated_claim(struct perf_mediated_guest *guest)
+{
+	struct perf_mediated_guest *owner = __this_cpu_read(perf_mediated_owner);
+
+	lockdep_assert_irqs_disabled();
+	WARN_ON_ONCE(__this_cpu_read(guest_running));
+
+	if (owner != guest) {
+		WARN_ON_ONCE(guest->cpu != -1);
+
+		if (owner) {
+			evict_owner();
+			__this_cpu_write(perf_mediated_owner, guest);
+		} else {
+			take_from_host(guest);
+		}
+		guest->cpu = smp_processor_id();
+	}
+
+	__this_cpu_write(guest_running, true);
+
+	return owner == guest;
 }
 EXPORT_SYMBOL_GPL(perf_mediated_claim);
 
 /**
- * perf_mediated_yield - give this CPU's PMU hardware back to host perf
+ * perf_mediated_park - the owner's vCPU has left its run loop
+ *
+ * The owner's counters must have stopped.  IRQs must be off.  Takes no locks.
+ *
+ * Return: true if the guest PMU is parked.  If false, the host has events that
+ * wait for this CPU's hardware: the caller must save its state, clear the
+ * registers, and call perf_mediated_yield(), before it turns IRQs on.
+ */
+bool perf_mediated_park(void)
+{
+	lockdep_assert_irqs_disabled();
+	WARN_ON_ONCE(!__this_cpu_read(guest_running));
+
+	__this_cpu_write(guest_running, false);
+
+	return !__this_cpu_read(cpu_hw_events.n_events);
+}
+EXPORT_SYMBOL_GPL(perf_mediated_park);
+
+/**
+ * perf_mediated_yield - give this CPU's PMU hardware back to the host's events
  *
  * The caller has turned off global control, and has left zero in all selectors,
  * counters and in the overflow status.  IRQs must be off.  Takes no locks.
@@ -147,18 +234,64 @@ EXPORT_SYMBOL_GPL(perf_mediated_claim);
 void perf_mediated_yield(void)
 {
 	struct cpu_hw_events *cpuc = this_cpu_ptr(&cpu_hw_events);
+	int enabled = cpuc->enabled;
 
 	lockdep_assert_irqs_disabled();
-	WARN_ON_ONCE(!perf_mediated_guest_owns_pmu());
+	WARN_ON_ONCE(__this_cpu_read(guest_running));
 
-	/* Nothing counts: no PMI can be raised while the vector changes. */
-	apic_write(APIC_LVTPC, APIC_DM_NMI);
-	__this_cpu_write(perf_mediated_guest_owned, false);
+	__this_cpu_read(perf_mediated_owner)->cpu = -1;
 
+	/* As in x86_pmu_enable(), events are started before the PMU is. */
+	cpuc->enabled = 0;
+	barrier();
+	give_to_host();
 	start_host_events(cpuc);
-	perf_pmu_enable(cpuc->pmu);
+
+	cpuc->enabled = enabled;
+	barrier();
+	if (enabled)
+		x86_pmu.enable_all(0);
 }
 EXPORT_SYMBOL_GPL(perf_mediated_yield);
+
+/**
+ * perf_mediated_evict - have no guest PMU parked on this CPU
+ *
+ * On return host perf is the owner, and the registers hold nothing of a guest.
+ * Any context but NMI; not while the owner's vCPU is in its run loop.
+ */
+void perf_mediated_evict(void)
+{
+	guard(irqsave)();
+
+	if (!perf_mediated_guest_owns_pmu())
+		return;
+
+	evict_owner();
+	give_to_host();
+}
+EXPORT_SYMBOL_GPL(perf_mediated_evict);
+
+static void evict_this_guest(void *guest)
+{
+	if (__this_cpu_read(perf_mediated_owner) == guest)
+		perf_mediated_evict();
+}
+
+/**
+ * perf_mediated_evict_guest - have a guest PMU's state in memory
+ * @guest: the guest PMU; its vCPU isn't in its run loop, and can't get there
+ *
+ * On return @guest owns nothing on any CPU.  IRQs must be on.
+ */
+void perf_mediated_evict_guest(struct perf_mediated_guest *guest)
+{
+	int cpu = smp_load_acquire(&guest->cpu);
+
+	if (cpu != -1)
+		smp_call_function_single(cpu, evict_this_guest, guest, 1);
+}
+EXPORT_SYMBOL_GPL(perf_mediated_evict_guest);
 
 /*
  * An NMI while a guest owns the PMU.  It isn't a PMI, unless a host overflow
@@ -177,6 +310,10 @@ DEFINE_IDTENTRY_SYSVEC(sysvec_perf_guest_mediated_pmi)
 {
 	apic_eoi();
 	inc_irq_stat(perf_guest_mediated_pmis);
+
+	/* Intel's APIC masks the entry on delivery; a parked owner keeps it. */
+	if (perf_mediated_guest_owns_pmu())
+		apic_write(APIC_LVTPC, APIC_DM_FIXED | PERF_GUEST_MEDIATED_PMI_VECTOR);
 
 	/* The host's, if it was raised between the last two writes of claim. */
 	if (perf_mediated_nmi() == NMI_HANDLED)

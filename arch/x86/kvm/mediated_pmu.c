@@ -10,8 +10,12 @@
  *
  * Counters have one view.  The guest reads and writes them without an exit.
  *
- * The guest PMU is loaded into the hardware at every entry of the run loop and
- * saved after it.  In between, memory is stale: nothing may look at a counter.
+ * The guest PMU is loaded into the hardware when its vCPU enters the run loop, and
+ * stays there as long as nobody else needs the hardware, see
+ * arch/x86/events/mediated.c.  Meanwhile the registers are newer than memory, and
+ * KVM reads the ones that it needs; or memory is newer, because KVM has written
+ * there, and the next load writes just that.  A guest PMU that has no counter
+ * enabled claims nothing, all accesses to it exit, and memory is all there is.
  *
  * An instruction that KVM emulates is counted as the hardware would have counted
  * it: by the hardware view that was in force when the guest executed it.  That
@@ -73,36 +77,6 @@ void kvm_mediated_pmu_setup(const struct kvm_mediated_pmu_regs *vendor_regs,
 	kvm_pmu_cap.pebs_ept = 0;
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_setup);
-
-/*
- * In hard IRQ context.  The interrupt is taken before the vCPU's task can be
- * preempted, hence the running vCPU is the one whose counter overflowed, and its
- * overflow status is in memory.
- */
-static void kvm_mediated_pmu_handle_pmi(void)
-{
-	struct kvm_vcpu *vcpu = kvm_get_running_vcpu();
-	struct kvm_pmu *pmu;
-
-	if (!vcpu || !kvm_vcpu_has_mediated_pmu(vcpu))
-		return;
-
-	pmu = vcpu_to_pmu(vcpu);
-	if (pmu->global_status || !kvm_pmu_has_perf_global_ctrl(pmu))
-		kvm_make_request(KVM_REQ_PMI, vcpu);
-}
-
-void kvm_mediated_pmu_register(void)
-{
-	if (enable_mediated_pmu)
-		perf_register_guest_pmi_handler(kvm_mediated_pmu_handle_pmi);
-}
-
-void kvm_mediated_pmu_unregister(void)
-{
-	if (enable_mediated_pmu)
-		perf_unregister_guest_pmi_handler();
-}
 
 /* Under kvm->lock, where user space can no longer opt out or add a local APIC. */
 int kvm_mediated_pmu_precreate_vcpu(struct kvm *kvm)
@@ -178,6 +152,8 @@ static void update_eventsel_hw(struct kvm_pmc *pmc, bool allowed)
 	pmc->eventsel_hw = 0;
 	if (allowed)
 		pmc->eventsel_hw = (pmc->eventsel & mask) | regs->eventsel_hw_set;
+
+	pmc_to_pmu(pmc)->mediated.selector_newer |= BIT_ULL(pmc->idx);
 }
 
 static void update_fixed_ctr_ctrl_hw(struct kvm_pmc *pmc, bool allowed)
@@ -189,6 +165,8 @@ static void update_fixed_ctr_ctrl_hw(struct kvm_pmc *pmc, bool allowed)
 	pmu->fixed_ctr_ctrl_hw &= ~mask;
 	if (allowed)
 		pmu->fixed_ctr_ctrl_hw |= pmu->fixed_ctr_ctrl & mask;
+
+	pmu->mediated.selector_newer |= BIT_ULL(pmc->idx);
 }
 
 /*
@@ -216,8 +194,7 @@ static u32 pmc_eventsel_msr(struct kvm_pmc *pmc)
 	return regs->gp_eventsel + pmc->idx * regs->gp_stride;
 }
 
-/* While the guest PMU is loaded: the counter's value, of the guest's width. */
-u64 kvm_mediated_pmu_read_counter(struct kvm_pmc *pmc)
+static u64 read_counter_hw(struct kvm_pmc *pmc)
 {
 	u32 index = pmc->idx;
 
@@ -226,7 +203,6 @@ u64 kvm_mediated_pmu_read_counter(struct kvm_pmc *pmc)
 
 	return native_read_pmc(index) & pmc_bitmask(pmc);
 }
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_read_counter);
 
 /*
  * A counter narrower than the hardware's must overflow where the guest expects
@@ -239,12 +215,12 @@ static void write_counter_hw(struct kvm_pmc *pmc, u64 counter)
 }
 
 /* A guest PMU of version 1 has no global control: all counters are on. */
-static void update_global_ctrl_hw(struct kvm_pmu *pmu)
+static u64 global_ctrl_for_hw(struct kvm_pmu *pmu)
 {
 	if (kvm_pmu_has_perf_global_ctrl(pmu))
-		pmu->global_ctrl_hw = pmu->global_ctrl;
-	else
-		pmu->global_ctrl_hw = *(u64 *)pmu->all_valid_pmc_idx;
+		return pmu->global_ctrl;
+
+	return *(u64 *)pmu->all_valid_pmc_idx;
 }
 
 static void load_status(struct kvm_pmu *pmu)
@@ -260,43 +236,65 @@ static void load_status(struct kvm_pmu *pmu)
 		wrmsrl(regs->global_status_set, pmu->global_status & ~hw);
 }
 
-static void save_status(struct kvm_pmu *pmu)
+/*
+ * With IRQs off: whoever evicts the guest PMU does the same.  In the run loop the
+ * guest may go on without another load, i.e. registers are soon newer again.
+ */
+static void mark_synced(struct kvm_pmu *pmu, u64 bit)
+{
+	if (!pmu->mediated.loaded)
+		pmu->mediated.hw_newer &= ~bit;
+}
+
+static void sync_counter(struct kvm_pmc *pmc)
+{
+	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+
+	if (!(pmu->mediated.hw_newer & BIT_ULL(pmc->idx)))
+		return;
+
+	pmc->counter = read_counter_hw(pmc);
+	mark_synced(pmu, BIT_ULL(pmc->idx));
+}
+
+static void sync_status(struct kvm_pmu *pmu)
 {
 	u64 hw;
 
-	rdmsrl(regs->global_status, hw);
-	if (hw)
-		wrmsrl(regs->global_status_clear, hw);
+	if (!(pmu->mediated.hw_newer & KVM_MEDIATED_PMU_STATUS))
+		return;
 
+	rdmsrl(regs->global_status, hw);
 	pmu->global_status = hw & ~pmu->global_status_rsvd;
+	mark_synced(pmu, KVM_MEDIATED_PMU_STATUS);
 }
 
-void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
+void kvm_mediated_pmu_sync_counter(struct kvm_pmc *pmc)
+{
+	guard(irqsave)();
+
+	sync_counter(pmc);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_sync_counter);
+
+/* Before KVM reads or writes the overflow status in memory. */
+void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
-	struct kvm_pmc *pmc;
-	int i;
 
-	/* From here on global control is 0, until the guest runs. */
-	perf_mediated_claim();
+	if (!pmu->mediated.claims ||
+	    (msr != regs->global_status && msr != regs->global_status_clear &&
+	     msr != regs->global_status_set))
+		return;
 
-	load_status(pmu);
+	guard(irqsave)();
 
-	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
-		write_counter_hw(pmc, pmc->counter);
-		if (pmc_is_gp(pmc))
-			wrmsrl(pmc_eventsel_msr(pmc), pmc->eventsel_hw);
-	}
-
-	if (regs->fixed_ctr_ctrl)
-		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
-
-	update_global_ctrl_hw(pmu);
-
-	kvm_pmu_call(mediated_load)(vcpu);
+	sync_status(pmu);
+	pmu->mediated.mem_newer |= KVM_MEDIATED_PMU_STATUS;
 }
 
-void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
+/* In the evicting CPU's IRQ context, or by the vCPU itself; IRQs are off. */
+static void save_and_clear(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	struct kvm_pmc *pmc;
@@ -312,15 +310,189 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 		if (pmc_is_gp(pmc))
 			wrmsrl(pmc_eventsel_msr(pmc), 0);
 
-		pmc->counter = kvm_mediated_pmu_read_counter(pmc);
+		sync_counter(pmc);
 
 		/* A host task that may use RDPMC must not find it there. */
 		wrmsrl(pmc_counter_msr(pmc), 0);
 	}
 
-	save_status(pmu);
+	sync_status(pmu);
+	wrmsrl(regs->global_status_clear, *(u64 *)pmu->all_valid_pmc_idx);
+}
 
+static void kvm_mediated_pmu_evict(struct perf_mediated_guest *guest)
+{
+	save_and_clear(container_of(guest, struct kvm_vcpu,
+				    arch.pmu.mediated.guest));
+}
+
+void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct kvm_mediated_pmu *mediated = &pmu->mediated;
+	u64 global_ctrl = global_ctrl_for_hw(pmu);
+	bool resident;
+	struct kvm_pmc *pmc;
+	int i;
+
+	/* From here on nothing counts, until the guest runs. */
+	resident = perf_mediated_claim(&mediated->guest);
+	if (!resident)
+		mediated->mem_newer = mediated->selector_newer = ~0ull;
+
+	if (mediated->mem_newer & KVM_MEDIATED_PMU_STATUS)
+		load_status(pmu);
+
+	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&mediated->mem_newer)
+		write_counter_hw(pmc, pmc->counter);
+
+	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&mediated->selector_newer) {
+		if (pmc_is_gp(pmc))
+			wrmsrl(pmc_eventsel_msr(pmc), pmc->eventsel_hw);
+	}
+
+	if (regs->fixed_ctr_ctrl &&
+	    mediated->selector_newer >> KVM_FIXED_PMC_BASE_IDX)
+		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
+
+	mediated->mem_newer = mediated->selector_newer = 0;
+	mediated->hw_newer = *(u64 *)pmu->all_valid_pmc_idx |
+			     KVM_MEDIATED_PMU_STATUS;
+	mediated->loaded = true;
+
+	kvm_pmu_call(mediated_load)(vcpu, global_ctrl,
+				    resident && pmu->global_ctrl_hw == global_ctrl);
+	pmu->global_ctrl_hw = global_ctrl;
+}
+
+void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
+{
+	vcpu_to_pmu(vcpu)->mediated.loaded = false;
+
+	if (perf_mediated_park())
+		return;
+
+	save_and_clear(vcpu);
 	perf_mediated_yield();
+}
+
+/*
+ * In hard IRQ context.  The interrupt is taken before the vCPU's task can be
+ * preempted, hence the running vCPU is the one whose counter overflowed.
+ */
+static void kvm_mediated_pmu_handle_pmi(void)
+{
+	struct kvm_vcpu *vcpu = kvm_get_running_vcpu();
+	struct kvm_pmu *pmu;
+
+	if (!vcpu || !kvm_vcpu_has_mediated_pmu(vcpu))
+		return;
+
+	pmu = vcpu_to_pmu(vcpu);
+	sync_status(pmu);
+	if (pmu->global_status || !kvm_pmu_has_perf_global_ctrl(pmu))
+		kvm_make_request(KVM_REQ_PMI, vcpu);
+}
+
+void kvm_mediated_pmu_register(void)
+{
+	if (enable_mediated_pmu)
+		perf_register_guest_pmi_handler(kvm_mediated_pmu_handle_pmi);
+}
+
+void kvm_mediated_pmu_unregister(void)
+{
+	if (enable_mediated_pmu)
+		perf_unregister_guest_pmi_handler();
+}
+
+static bool pmc_is_enabled(struct kvm_pmc *pmc)
+{
+	if (pmc_is_gp(pmc))
+		return pmc->eventsel_hw & ARCH_PERFMON_EVENTSEL_ENABLE;
+
+	return fixed_ctrl_field(pmc_to_pmu(pmc)->fixed_ctr_ctrl_hw,
+				pmc->idx - KVM_FIXED_PMC_BASE_IDX) &
+	       (INTEL_FIXED_0_KERNEL | INTEL_FIXED_0_USER);
+}
+
+/* No counter counts: the hardware view, as a denied event needs no hardware. */
+static bool is_idle(struct kvm_pmu *pmu)
+{
+	u64 global_ctrl = global_ctrl_for_hw(pmu);
+	struct kvm_pmc *pmc;
+	int i;
+
+	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&global_ctrl) {
+		if (pmc_is_enabled(pmc))
+			return false;
+	}
+
+	return true;
+}
+
+/* A selector, global control or the filter has changed. */
+void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	if (!kvm_vcpu_has_mediated_pmu(vcpu) || pmu->mediated.claims ||
+	    is_idle(pmu))
+		return;
+
+	pmu->mediated.claims = true;
+	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
+}
+
+/* Under vcpu->mutex or when the vCPU is scheduled in; IRQs are on. */
+void kvm_mediated_pmu_vcpu_load(struct kvm_vcpu *vcpu, int cpu)
+{
+	struct kvm_mediated_pmu *mediated = &vcpu_to_pmu(vcpu)->mediated;
+
+	if (mediated->claims && mediated->guest.cpu != cpu)
+		perf_mediated_evict_guest(&mediated->guest);
+}
+
+/*
+ * Stop claiming only when the vCPU sleeps or has to make room, so that a guest
+ * which toggles global control in its PMI handler doesn't go back and forth.
+ */
+void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	if (!pmu->mediated.claims || !vcpu->scheduled_out || !is_idle(pmu))
+		return;
+
+	scoped_guard(irqsave) {
+		if (pmu->mediated.guest.cpu == smp_processor_id())
+			perf_mediated_evict();
+	}
+
+	pmu->mediated.claims = false;
+	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
+}
+
+/* The vCPU is created, gets its CPUID, or is destroyed. */
+void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+	struct kvm_mediated_pmu *mediated = &pmu->mediated;
+	struct kvm_pmc *pmc;
+	int i;
+
+	if (mediated->guest.evict)
+		perf_mediated_evict_guest(&mediated->guest);
+
+	memset(mediated, 0, sizeof(*mediated));
+	mediated->guest.evict = kvm_mediated_pmu_evict;
+	mediated->guest.cpu = -1;
+
+	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx)
+		pmc->eventsel_hw = 0;
+
+	pmu->fixed_ctr_ctrl_hw = 0;
+	pmu->global_ctrl_hw = 0;
 }
 
 static bool pmc_counts(struct kvm_pmc *pmc, u64 eventsel)
@@ -331,7 +503,7 @@ static bool pmc_counts(struct kvm_pmc *pmc, u64 eventsel)
 
 	if (pmc_is_gp(pmc)) {
 		ctrl = pmc->eventsel_hw;
-		if (!(ctrl & ARCH_PERFMON_EVENTSEL_ENABLE) ||
+		if (!pmc_is_enabled(pmc) ||
 		    (ctrl ^ eventsel) & AMD64_RAW_EVENT_MASK_NB)
 			return false;
 
@@ -366,25 +538,33 @@ static bool pmc_raises_pmi(struct kvm_pmc *pmc)
 
 static void pmc_increment(struct kvm_pmc *pmc)
 {
-	u64 counter = (pmc_read_counter(pmc) + 1) & pmc_bitmask(pmc);
-	bool loaded = perf_mediated_guest_owns_pmu();
+	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+	bool overflow;
 
-	if (loaded)
-		write_counter_hw(pmc, counter);
-	else
-		pmc->counter = counter;
+	guard(irqsave)();
 
-	if (counter)
-		return;
+	sync_counter(pmc);
+	pmc->counter = (pmc->counter + 1) & pmc_bitmask(pmc);
+	overflow = !pmc->counter;
 
 	/* Adding to a counter in software isn't an overflow for the hardware. */
-	if (loaded)
-		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
-	else
-		pmc_to_pmu(pmc)->global_status |= BIT_ULL(pmc->idx);
+	if (overflow) {
+		sync_status(pmu);
+		pmu->global_status |= BIT_ULL(pmc->idx);
+		if (pmc_raises_pmi(pmc))
+			kvm_make_request(KVM_REQ_PMI, pmc->vcpu);
+	}
 
-	if (pmc_raises_pmi(pmc))
-		kvm_make_request(KVM_REQ_PMI, pmc->vcpu);
+	if (!pmu->mediated.loaded) {
+		pmu->mediated.mem_newer |= BIT_ULL(pmc->idx);
+		if (overflow)
+			pmu->mediated.mem_newer |= KVM_MEDIATED_PMU_STATUS;
+		return;
+	}
+
+	write_counter_hw(pmc, pmc->counter);
+	if (overflow)
+		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
 }
 
 /* KVM has emulated an instruction that counts as @eventsel. */
@@ -409,8 +589,7 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	if (!kvm_vcpu_has_mediated_pmu(vcpu) ||
-	    !kvm_pmu_has_perf_global_ctrl(pmu) ||
+	if (!pmu->mediated.loaded || !kvm_pmu_has_perf_global_ctrl(pmu) ||
 	    !kvm_msr_allowed(vcpu, msr, KVM_MSR_FILTER_WRITE))
 		return false;
 
@@ -430,8 +609,10 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 /* The guest's WRMSR has been counted; now its value takes effect. */
 void __kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
 {
-	update_global_ctrl_hw(vcpu_to_pmu(vcpu));
-	kvm_pmu_call(mediated_load)(vcpu);
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	kvm_pmu_call(mediated_load)(vcpu, pmu->global_ctrl, false);
+	pmu->global_ctrl_hw = pmu->global_ctrl;
 }
 
 static bool fastpath_rdmsr(struct kvm_vcpu *vcpu, u32 msr, u64 *data)
@@ -462,7 +643,7 @@ fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc)
 	u32 index = kvm_rcx_read(vcpu);
 	u64 data;
 
-	if (!kvm_vcpu_has_mediated_pmu(vcpu))
+	if (!vcpu_to_pmu(vcpu)->mediated.loaded)
 		return EXIT_FASTPATH_NONE;
 
 	kvm_vcpu_srcu_read_lock(vcpu);

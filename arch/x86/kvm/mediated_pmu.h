@@ -4,6 +4,8 @@
 
 #include <linux/kvm_host.h>
 
+#include <asm/perf_mediated.h>
+
 #include "x86.h"
 #include "pmu.h"
 
@@ -32,11 +34,17 @@ int kvm_mediated_pmu_precreate_vcpu(struct kvm *kvm);
 void kvm_mediated_pmu_destroy_vm(struct kvm *kvm);
 
 bool kvm_mediated_pmu_refresh(struct kvm_vcpu *vcpu);
+void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu);
+void kvm_mediated_pmu_vcpu_load(struct kvm_vcpu *vcpu, int cpu);
+void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed);
 void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel);
 
 bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
 bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
+
+void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu);
+void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr);
 
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu);
 void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu);
@@ -50,22 +58,33 @@ static inline bool kvm_vcpu_has_mediated_pmu(struct kvm_vcpu *vcpu)
 	return vcpu->kvm->arch.has_mediated_pmu && vcpu_to_pmu(vcpu)->version;
 }
 
-/* The guest PMU owns the hardware from load to put, with IRQs off. */
+static inline bool kvm_mediated_pmu_claims(struct kvm_vcpu *vcpu)
+{
+	return vcpu_to_pmu(vcpu)->mediated.claims;
+}
+
+/*
+ * The guest PMU is in the hardware from load to put, with IRQs off.  A vCPU whose
+ * guest counts nothing claims nothing; but it must not run on top of another's
+ * counters, as those of AMD count in any guest.
+ */
 static inline void kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 {
-	if (kvm_vcpu_has_mediated_pmu(vcpu))
+	if (kvm_mediated_pmu_claims(vcpu))
 		__kvm_mediated_pmu_load(vcpu);
+	else if (perf_mediated_guest_owns_pmu())
+		perf_mediated_evict();
 }
 
 static inline void kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
-	if (kvm_vcpu_has_mediated_pmu(vcpu))
+	if (vcpu_to_pmu(vcpu)->mediated.loaded)
 		__kvm_mediated_pmu_put(vcpu);
 }
 
 static inline void kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
 {
-	if (kvm_vcpu_has_mediated_pmu(vcpu) &&
+	if (vcpu_to_pmu(vcpu)->mediated.loaded &&
 	    vcpu_to_pmu(vcpu)->global_ctrl != vcpu_to_pmu(vcpu)->global_ctrl_hw)
 		__kvm_mediated_pmu_load_global_ctrl(vcpu);
 }

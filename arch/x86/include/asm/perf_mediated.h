@@ -11,18 +11,30 @@
 
 struct pmu;
 
+/*
+ * A guest PMU that may own the hardware of one CPU at a time: @cpu, or -1.
+ * @evict saves what only the hardware knows and clears the registers.
+ */
+struct perf_mediated_guest {
+	void	(*evict)(struct perf_mediated_guest *guest);
+	int	cpu;
+};
+
 #ifdef CONFIG_PERF_GUEST_MEDIATED_PMU
 
 /* For the hypervisor. */
-void perf_mediated_claim(void);
+bool perf_mediated_claim(struct perf_mediated_guest *guest);
+bool perf_mediated_park(void);
 void perf_mediated_yield(void);
+void perf_mediated_evict(void);
+void perf_mediated_evict_guest(struct perf_mediated_guest *guest);
 
 /* For the x86 PMU driver: what it must not touch while a guest is the owner. */
-DECLARE_PER_CPU(bool, perf_mediated_guest_owned);
+DECLARE_PER_CPU(struct perf_mediated_guest *, perf_mediated_owner);
 
 static __always_inline bool perf_mediated_guest_owns_pmu(void)
 {
-	return this_cpu_read(perf_mediated_guest_owned);
+	return this_cpu_read(perf_mediated_owner);
 }
 
 int perf_mediated_nmi(void);
@@ -34,6 +46,8 @@ static __always_inline bool perf_mediated_guest_owns_pmu(void)
 {
 	return false;
 }
+
+static inline void perf_mediated_evict(void) { }
 
 static inline int perf_mediated_nmi(void)
 {

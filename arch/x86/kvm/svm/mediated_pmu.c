@@ -26,27 +26,10 @@ void __init svm_mediated_pmu_setup(void)
 	kvm_mediated_pmu_setup(&amd_mediated_pmu_regs, NULL);
 }
 
-void amd_mediated_pmu_load(struct kvm_vcpu *vcpu)
+void amd_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged)
 {
-	struct vcpu_svm *svm = to_svm(vcpu);
-	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
-
-	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, pmu->global_ctrl_hw);
-
-	/* vmcb02 has the union of what KVM and L1 want to intercept. */
-	if (is_guest_mode(vcpu))
-		return;
-
-	/*
-	 * RDPMC reads any counter of the hardware.  The northbridge's and the
-	 * last-level cache's follow those of the core, and are the host's.
-	 */
-	if (kvm_mediated_pmu_is_host_size(pmu) &&
-	    !boot_cpu_has(X86_FEATURE_PERFCTR_NB) &&
-	    !boot_cpu_has(X86_FEATURE_PERFCTR_LLC))
-		svm_clr_intercept(svm, INTERCEPT_RDPMC);
-	else
-		svm_set_intercept(svm, INTERCEPT_RDPMC);
+	if (!unchanged)
+		wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, global_ctrl);
 }
 
 void amd_mediated_pmu_put(struct kvm_vcpu *vcpu)
@@ -57,7 +40,7 @@ void amd_mediated_pmu_put(struct kvm_vcpu *vcpu)
 /* Counters are the guest's own registers; what selects events never is. */
 void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
-	bool mediated = kvm_vcpu_has_mediated_pmu(vcpu);
+	bool mediated = kvm_mediated_pmu_claims(vcpu);
 	bool core = guest_has_feature(vcpu, X86_FEATURE_PERFCTR_CORE);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
@@ -82,4 +65,15 @@ void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 				  MSR_TYPE_W, !direct);
 	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
 				  MSR_TYPE_W, !direct);
+
+	/*
+	 * RDPMC reads any counter of the hardware.  The northbridge's and the
+	 * last-level cache's follow those of the core, and are the host's.
+	 */
+	if (mediated && kvm_mediated_pmu_is_host_size(pmu) &&
+	    !boot_cpu_has(X86_FEATURE_PERFCTR_NB) &&
+	    !boot_cpu_has(X86_FEATURE_PERFCTR_LLC))
+		svm_clr_intercept(to_svm(vcpu), INTERCEPT_RDPMC);
+	else
+		svm_set_intercept(to_svm(vcpu), INTERCEPT_RDPMC);
 }

@@ -45,29 +45,49 @@ void __init vmx_mediated_pmu_setup(void)
 	kvm_mediated_pmu_setup(&intel_mediated_pmu_regs, missing);
 }
 
-void intel_mediated_pmu_load(struct kvm_vcpu *vcpu)
+/*
+ * RDPMC reads any counter of the hardware.  Only if the guest has all of them, and
+ * they are its own, may it run free: one that the guest lacks has to be a #GP.
+ */
+static bool rdpmc_is_direct(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	return kvm_mediated_pmu_claims(vcpu) &&
+	       kvm_mediated_pmu_is_host_size(pmu) &&
+	       kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_GP) &&
+	       kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_FIXED);
+}
+
+/*
+ * With every VM entry.  Returns true if the hardware is the guest's; if not, host
+ * perf says what has to be switched.
+ */
+bool vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu)
+{
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
+
+	if (!kvm_vcpu_has_mediated_pmu(vcpu))
+		return false;
+
+	/* vmcs02 intercepts what vmcs01 or L1 does; only ever add to that. */
+	if (!rdpmc_is_direct(vcpu))
+		exec_controls_setbit(vmx, CPU_BASED_RDPMC_EXITING);
+	else if (!is_guest_mode(vcpu))
+		exec_controls_clearbit(vmx, CPU_BASED_RDPMC_EXITING);
+
+	return kvm_mediated_pmu_claims(vcpu);
+}
+
+/* The VMCS may be another one than last time, or have been used without a claim. */
+void intel_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged)
+{
 	struct vcpu_vmx *vmx = to_vmx(vcpu);
 
 	vm_entry_controls_setbit(vmx, VM_ENTRY_LOAD_IA32_PERF_GLOBAL_CTRL);
 	vm_exit_controls_setbit(vmx, VM_EXIT_LOAD_IA32_PERF_GLOBAL_CTRL);
-	vmcs_write64(GUEST_IA32_PERF_GLOBAL_CTRL, pmu->global_ctrl_hw);
-
-	/* vmcs02 has the union of what KVM and L1 want to intercept. */
-	if (is_guest_mode(vcpu))
-		return;
-
-	/*
-	 * RDPMC reads any counter of the hardware.  Only if the guest has all of
-	 * them may it run free: one that the guest lacks has to be a #GP.
-	 */
-	if (kvm_mediated_pmu_is_host_size(pmu) &&
-	    kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_GP) &&
-	    kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_FIXED))
-		exec_controls_clearbit(vmx, CPU_BASED_RDPMC_EXITING);
-	else
-		exec_controls_setbit(vmx, CPU_BASED_RDPMC_EXITING);
+	vmcs_write64(GUEST_IA32_PERF_GLOBAL_CTRL, global_ctrl);
+	vmcs_write64(HOST_IA32_PERF_GLOBAL_CTRL, 0);
 }
 
 static bool has_full_width_writes(struct kvm_vcpu *vcpu)
@@ -79,7 +99,7 @@ static bool has_full_width_writes(struct kvm_vcpu *vcpu)
 /* Counters are the guest's own registers; what selects events never is. */
 void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
-	bool mediated = kvm_vcpu_has_mediated_pmu(vcpu);
+	bool mediated = kvm_mediated_pmu_claims(vcpu);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
 	int i;
@@ -102,11 +122,13 @@ void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 					  MSR_TYPE_RW, !direct);
 	}
 
+	/*
+	 * Clearing the status is always intercepted: its reserved bits depend on
+	 * the PMU's version, and the guest's is an older one than the hardware's.
+	 */
 	direct = mediated && kvm_pmu_has_perf_global_ctrl(pmu) &&
 		 kvm_mediated_pmu_is_host_size(pmu);
 
 	vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_GLOBAL_STATUS,
 				  MSR_TYPE_R, !direct);
-	vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_GLOBAL_OVF_CTRL,
-				  MSR_TYPE_RW, !direct);
 }
