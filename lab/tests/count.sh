@@ -14,9 +14,9 @@ equal "instructions:u, ten million" "$(count instructions:u workload 10)" 100000
 equal "branches:u, one million" "$(count branches:u workload 1)" 100004
 equal "the same again" "$(count instructions:u workload 1)" 1000019
 
-# All counters at once, so that none is left out
-events=instructions:u,branches:u,instructions:u,branches:u,instructions:u,branches:u
+# Several counters at once, as many as every profile has
+events=instructions:u,branches:u,instructions:u,branches:u
 perf stat -x, -e "{$events}" -o /tmp/stat workload 1
-equal "six in a group" "$(sed -n 's/,.*//; /^[^#]/p' /tmp/stat | tr '\n' ' ')" \
-	"1000019 100004 1000019 100004 1000019 100004 "
+equal "four in a group" "$(sed -n 's/,.*//; /^[^#]/p' /tmp/stat | tr '\n' ' ')" \
+	"1000019 100004 1000019 100004 "
 finish
