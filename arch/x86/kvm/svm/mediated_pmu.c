@@ -56,15 +56,15 @@ void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 						  MSR_TYPE_RW, !direct);
 	}
 
+	/*
+	 * Clearing and setting the status is always intercepted: the hardware has
+	 * bits that freeze counters, which the guest's PMU doesn't have.
+	 */
 	direct = mediated && kvm_pmu_has_perf_global_ctrl(pmu) &&
 		 kvm_mediated_pmu_is_host_size(pmu);
 
 	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
 				  MSR_TYPE_R, !direct);
-	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
-				  MSR_TYPE_W, !direct);
-	svm_set_intercept_for_msr(vcpu, MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
-				  MSR_TYPE_W, !direct);
 
 	/*
 	 * RDPMC reads any counter of the hardware.  The northbridge's and the
