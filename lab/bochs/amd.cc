@@ -238,6 +238,10 @@ void lab_amd_c::cpuid(Bit32u function, Bit32u subfunction, cpuid_function_t *lea
     case 0x80000000:
       leaf->eax = 0x80000022;
       break;
+    case 0x8000001e:    // one thread in each core, one node
+      leaf->eax = leaf->ebx = cpu->which_cpu();
+      leaf->ecx = leaf->edx = 0;
+      break;
     case 0x80000022:
       leaf->eax = 1;                                        // PerfMonV2
       leaf->ebx = counters.size();

@@ -43,18 +43,20 @@ static std::map<const lab_context_t *, const lab_context_t *> parents;
 lab_audit_c::lab_audit_c(lab_cpu_c *lab, unsigned n): lab(lab), stretch(1), owned(0), mediated(NULL),
   readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
 {
-  state_t state = { NOBODY, NOBODY, false, 0, 0 };
+  state_t state = { NOBODY, NOBODY, false, 0, 0, 0 };
   counters.assign(n, state);
 }
 
-std::string lab_audit_report(void)
+std::string lab_audit_report(bool with_first)
 {
   if (lab_options.audit == lab_options_t::AUDIT_OFF) return "";
 
-  std::string text = "{";
+  std::string text = "\"audit\":{";
   for (unsigned rule = 1; rule <= RULES; rule++)
-    text += "\"I" + std::to_string(rule) + "\":" + std::to_string(violations[rule]) + ",";
-  return text + "\"first\":[" + reports + "]}";
+    text += std::string(rule > 1 ? "," : "") + "\"I" + std::to_string(rule) + "\":" +
+      std::to_string(violations[rule]);
+  if (with_first) text += ",\"first\":[" + reports + "]";
+  return text + "},";
 }
 
 void lab_audit_c::violation(unsigned rule, unsigned n, const char *what)
@@ -108,7 +110,7 @@ void lab_audit_c::wrote_control(unsigned n, bool global_on)
   owned &= ~(1 << n);
   state.ran_in_host = false;
   state.written = stretch;
-  state.written_hot = global_on ? stretch : 0;
+  state.control_hot = global_on ? stretch : 0;
 }
 
 void lab_audit_c::counted_in_host(unsigned n)
@@ -152,7 +154,7 @@ void lab_audit_c::enter(lab_context_t *guest, Bit32u mask, bool rdpmc, bool stat
     if (status && lab->status_bit_set(n) &&
         (state.status_from == HOST || (state.status_from >= 0 && state.status_from != self)))
       violation(3, n, "the guest can read another's overflow");
-    if (state.written_hot == stretch)
+    if (state.written_hot == stretch || state.control_hot == stretch)
       violation(6, n, "written for the guest while global control was on");
     if (can_read) state.from = self;
     state.ran_in_host = false;

@@ -47,7 +47,8 @@ private:
     int from;               // whose counts or values are in the counter
     int status_from;        // who made its overflow bit be set
     bool ran_in_host;       // since it or its control was written
-    Bit64u written, written_hot; // in that stretch; with global control on
+    Bit64u written;         // it or its control, in that stretch
+    Bit64u written_hot, control_hot; // the last write, with global control on
   };
 
   lab_cpu_c *lab;
@@ -61,10 +62,10 @@ private:
   lab_context_t *parent;    // guest whose exit was to enter a guest of its own
   Bit64u entry_rip, exit_rip;
 
-  friend std::string lab_audit_report(void);
 };
 
-// What was found, as a JSON object; "" if the audit is off.
-std::string lab_audit_report(void);
+// What was found, for the stats: how many violations of each rule, and the
+// first ones.  "" if the audit is off.
+std::string lab_audit_report(bool with_first);
 
 #endif

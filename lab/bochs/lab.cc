@@ -173,10 +173,9 @@ static void end_run(void)
     lab_fatal("%s: cannot write: %s", lab_options.out.c_str(), strerror(errno));
   if (lab_options.stats.empty() || ! bx_cpu_array) return;
 
-  std::string audit = lab_audit_report();
-  if (! audit.empty()) audit = "\"audit\":" + audit + ",\n";
   lab_write_file(lab_options.stats, "{\"schema\":1,\"profile\":\"" + lab_options.profile +
-                 "\",\"seed\":" + std::to_string(lab_options.seed) + ",\n" + audit + "\"final\":" +
+                 "\",\"seed\":" + std::to_string(lab_options.seed) + ",\n" + lab_audit_report(true) +
+                 "\n\"final\":" +
                  lab_snapshot() + ",\n\"marks\":[" + marks + "]}\n");
 }
 
@@ -267,5 +266,5 @@ void lab_mark(BX_CPU_C *cpu)
     read_string(cpu, cpu->get_reg64(BX_64BIT_REG_RDI), 31) + "\",\"cpu\":" +
     std::to_string(cpu->which_cpu()) + ",\"context\":\"" +
     (context->id < 0 ? "host\"" : "guest\",\"guest\":" + std::to_string(context->id)) +
-    ",\"counts\":" + lab_snapshot() + "}";
+    "," + lab_audit_report(false) + "\"counts\":" + lab_snapshot() + "}";
 }
