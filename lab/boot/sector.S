@@ -79,7 +79,20 @@ _start:
 	movl	$(BOOT_PARAMS + SETUP_E820_TABLE), %edi
 	rep movsl
 
-	movl	$BOOT_PARAMS, %esi
+	/*
+	 * As firmware does for many CPUs, hand over in x2APIC mode: Linux keeps
+	 * it, but does not enter it without interrupt remapping.
+	 */
+	movl	$1, %eax
+	cpuid
+	btl	$21, %ecx
+	jnc	4f
+	movl	$0x1b, %ecx
+	rdmsr
+	orl	$0xc00, %eax
+	wrmsr
+
+4:	movl	$BOOT_PARAMS, %esi
 	xorl	%ebp, %ebp
 	xorl	%edi, %edi
 	xorl	%ebx, %ebx
