@@ -24,17 +24,30 @@
 #define MSR_CORE_PERF_GLOBAL_STATUS_SET	0x391
 #endif
 
+#ifndef X86_PROPERTY_NR_PERFCTR_CORE
+#define X86_PROPERTY_NR_PERFCTR_CORE	KVM_X86_CPU_PROPERTY(0x80000022, 0, EBX, 0, 3)
+#endif
+
+#ifndef X86_FEATURE_PERFMON_V2
+#define X86_FEATURE_PERFMON_V2	KVM_X86_CPU_FEATURE(0x80000022, 0, EAX, 0)
+#endif
+
+#ifndef MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET
+#define MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET	0xc0000303
+#endif
+
 #define PMI_VECTOR	0x35
 
 /*
- * One set of addresses of the general-purpose counters.  A register may have
+ * One set of addresses of the general-purpose counters.  A counter may have
  * more than one: a narrow one sign-extends the lower 32 bits of what is written
  * and ignores the others, a wide one takes all bits of the counter's width and
- * faults on others.
+ * treats others as reserved.
  */
 struct pmu_gp_range {
 	uint32_t base;
 	uint32_t stride;
+	uint32_t nr;
 	bool narrow;
 };
 
@@ -54,15 +67,24 @@ struct pmu {
 	uint32_t global_ctrl;
 	uint32_t global_status;
 	uint32_t global_status_clear;
+	/* 0 if the guest has none */
+	uint32_t global_status_set;
 
 	/* All counters, by their bits in global control. */
 	uint64_t counters;
+
+	/* What a guest can write to a selector, and to the status. */
+	uint64_t eventsel_bits;
+	uint64_t status_bits;
 
 	uint64_t instructions;
 	uint64_t branches;
 
 	/* Delivery of a PMI masks the APIC's entry. */
 	bool masks_lvtpc;
+
+	/* Writes to reserved bits and read-only registers do nothing: no #GP. */
+	bool ignores_reserved;
 };
 
 /* Host and guest have a copy each: use pmu_sync() after changing the host's. */
@@ -80,8 +102,8 @@ static inline void pmu_init_intel(uint32_t nr_gp, uint32_t nr_fixed, bool full_w
 		.fixed_width		= fixed_width,
 		.nr_ranges		= full_width ? 2 : 1,
 		.ranges			= {
-			{ MSR_IA32_PERFCTR0, 1, true },
-			{ MSR_IA32_PMC0, 1, false },
+			{ MSR_IA32_PERFCTR0, 1, nr_gp, true },
+			{ MSR_IA32_PMC0, 1, nr_gp, false },
 		},
 		.eventsel		= MSR_P6_EVNTSEL0,
 		.eventsel_stride	= 1,
@@ -91,6 +113,7 @@ static inline void pmu_init_intel(uint32_t nr_gp, uint32_t nr_fixed, bool full_w
 		.global_status		= MSR_CORE_PERF_GLOBAL_STATUS,
 		.global_status_clear	= MSR_CORE_PERF_GLOBAL_OVF_CTRL,
 		.counters		= GENMASK_ULL(nr_gp - 1, 0),
+		.eventsel_bits		= GENMASK_ULL(31, 0) & ~ARCH_PERFMON_EVENTSEL_ANY,
 		.instructions		= INTEL_ARCH_INSTRUCTIONS_RETIRED,
 		.branches		= INTEL_ARCH_BRANCHES_RETIRED,
 		.masks_lvtpc		= true,
@@ -99,10 +122,42 @@ static inline void pmu_init_intel(uint32_t nr_gp, uint32_t nr_fixed, bool full_w
 	if (nr_fixed)
 		pmu.counters |= GENMASK_ULL(FIXED_BASE + nr_fixed - 1, FIXED_BASE);
 
+	/* BUF and COND_CHGD are there in all versions, without any use. */
+	pmu.status_bits = pmu.counters | BIT_ULL(62) | BIT_ULL(63);
+
 	if (full_width) {
-		pmu.ranges[0] = (struct pmu_gp_range) { MSR_IA32_PMC0, 1, false };
-		pmu.ranges[1] = (struct pmu_gp_range) { MSR_IA32_PERFCTR0, 1, true };
+		pmu.ranges[0] = (struct pmu_gp_range) { MSR_IA32_PMC0, 1, nr_gp, false };
+		pmu.ranges[1] = (struct pmu_gp_range) { MSR_IA32_PERFCTR0, 1, nr_gp, true };
 	}
+}
+
+/* PerfMonV2; the first four counters have the names of K7 as well. */
+static inline void pmu_init_amd(uint32_t nr_gp)
+{
+	const uint64_t counters = GENMASK_ULL(nr_gp - 1, 0);
+
+	pmu = (struct pmu) {
+		.nr_gp			= nr_gp,
+		.gp_width		= 48,
+		.nr_ranges		= 2,
+		.ranges			= {
+			{ MSR_F15H_PERF_CTR0, 2, nr_gp, false },
+			{ MSR_K7_PERFCTR0, 1, nr_gp < 4 ? nr_gp : 4, false },
+		},
+		.eventsel		= MSR_F15H_PERF_CTL0,
+		.eventsel_stride	= 2,
+		.global_ctrl		= MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
+		.global_status		= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
+		.global_status_clear	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
+		.global_status_set	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
+		.counters		= counters,
+		.eventsel_bits		= GENMASK_ULL(35, 0) & ~ARCH_PERFMON_EVENTSEL_ANY &
+					  ~ARCH_PERFMON_EVENTSEL_PIN_CONTROL,
+		.status_bits		= counters,
+		.instructions		= AMD_ZEN_INSTRUCTIONS_RETIRED,
+		.branches		= AMD_ZEN_BRANCHES_RETIRED,
+		.ignores_reserved	= true,
+	};
 }
 
 /* What the tests are about; everything they use of the PMU, they check here. */
@@ -110,10 +165,29 @@ static inline void pmu_require_mediated(void)
 {
 	TEST_REQUIRE(get_kvm_param_bool("enable_mediated_pmu"));
 
-	TEST_REQUIRE(host_cpu_is_intel);
-	TEST_REQUIRE(kvm_cpu_property(X86_PROPERTY_PMU_VERSION) >= 2);
-	TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_INSNS_RETIRED));
-	TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_BRANCH_INSNS_RETIRED));
+	if (host_cpu_is_intel) {
+		TEST_REQUIRE(kvm_cpu_property(X86_PROPERTY_PMU_VERSION) >= 2);
+		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_INSNS_RETIRED));
+		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_BRANCH_INSNS_RETIRED));
+	} else {
+		TEST_REQUIRE(host_cpu_is_amd);
+		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_PERFMON_V2));
+	}
+}
+
+/* Intel's counters of 32 bits; there is nothing like them on AMD. */
+static inline bool pmu_has_full_width(void)
+{
+	return pmu.nr_ranges == 2;
+}
+
+/* A part of what KVM offers, see pmu_limit_vcpu() for the guest's side of it. */
+static inline void pmu_init_part(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
+{
+	if (host_cpu_is_amd)
+		pmu_init_amd(nr_gp);
+	else
+		pmu_init_intel(nr_gp, nr_fixed, full_width);
 }
 
 /* All that KVM offers. */
@@ -122,8 +196,27 @@ static inline void pmu_init(void)
 	bool full_width = kvm_cpu_has(X86_FEATURE_PDCM) &&
 			  kvm_get_feature_msr(MSR_IA32_PERF_CAPABILITIES) & PMU_CAP_FW_WRITES;
 
-	pmu_init_intel(kvm_cpu_property(X86_PROPERTY_PMU_NR_GP_COUNTERS),
-		       kvm_cpu_property(X86_PROPERTY_PMU_NR_FIXED_COUNTERS), full_width);
+	if (host_cpu_is_amd)
+		pmu_init_amd(kvm_cpu_property(X86_PROPERTY_NR_PERFCTR_CORE));
+	else
+		pmu_init_intel(kvm_cpu_property(X86_PROPERTY_PMU_NR_GP_COUNTERS),
+			       kvm_cpu_property(X86_PROPERTY_PMU_NR_FIXED_COUNTERS),
+			       full_width);
+}
+
+/* Have the vCPU's CPUID and capabilities say what the table says. */
+static inline void pmu_limit_vcpu(struct kvm_vcpu *vcpu)
+{
+	if (host_cpu_is_amd) {
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_NR_PERFCTR_CORE, pmu.nr_gp);
+		return;
+	}
+
+	if (kvm_cpu_has(X86_FEATURE_PDCM))
+		vcpu_set_msr(vcpu, MSR_IA32_PERF_CAPABILITIES,
+			     pmu_has_full_width() ? PMU_CAP_FW_WRITES : 0);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_GP_COUNTERS, pmu.nr_gp);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_FIXED_COUNTERS, pmu.nr_fixed);
 }
 
 #define pmu_sync(vm) sync_global_to_guest(vm, pmu)
@@ -154,6 +247,15 @@ static inline uint32_t counter_msr(int i)
 		return pmu.fixed_counter + i - FIXED_BASE;
 
 	return pmu.ranges[0].base + i * pmu.ranges[0].stride;
+}
+
+/* The counter's address in one of the ranges, 0 if it has none there. */
+static inline uint32_t counter_alias(int i, int range)
+{
+	if (is_fixed(i) || range >= pmu.nr_ranges || i >= pmu.ranges[range].nr)
+		return 0;
+
+	return pmu.ranges[range].base + i * pmu.ranges[range].stride;
 }
 
 static inline uint32_t eventsel_msr(int i)

@@ -237,8 +237,10 @@ static void guest_without_pmu(void)
 	GUEST_ASSERT_EQ(rdpmc_safe(INTEL_RDPMC_FIXED, &value), GP_VECTOR);
 	GUEST_ASSERT_EQ(rdmsr_safe(pmu.global_ctrl, &value), GP_VECTOR);
 	GUEST_ASSERT_EQ(wrmsr_safe(pmu.global_ctrl, 1), GP_VECTOR);
-	GUEST_ASSERT_EQ(rdmsr_safe(pmu.fixed_ctrl, &value), GP_VECTOR);
-	GUEST_ASSERT_EQ(rdmsr_safe(MSR_IA32_PMC0, &value), GP_VECTOR);
+	if (pmu.fixed_ctrl)
+		GUEST_ASSERT_EQ(rdmsr_safe(pmu.fixed_ctrl, &value), GP_VECTOR);
+	GUEST_ASSERT_EQ(rdmsr_safe(counter_msr(2), &value), GP_VECTOR);
+	GUEST_ASSERT_EQ(rdmsr_safe(eventsel_msr(2), &value), GP_VECTOR);
 	GUEST_DONE();
 }
 

@@ -7,7 +7,7 @@
  *
  *  - counters: what is written is what is read, with RDPMC and with RDMSR at
  *    each of the counter's addresses; narrow writes are sign-extended, bits
- *    above the width fault; a stopped counter keeps its value
+ *    above the width fault, or are ignored on AMD; a stopped counter keeps its value
  *  - counts: instructions and branches are exact, on each counter alone and on
  *    all of them together; the WRMSR that enables a counter isn't counted, the one
  *    that disables it is
@@ -20,7 +20,8 @@
  *    masked by it; no PMI without the counter's interrupt flag, none while
  *    the APIC's entry is masked, and none is kept for later
  *
- * All of it with and without the full-width addresses of the counters.
+ * All of it with and without the full-width addresses of the counters, which
+ * on AMD are the only ones.
  */
 #include "mediated_pmu.h"
 
@@ -65,7 +66,10 @@ static void assert_value(int i, uint64_t expected, uint64_t written, uint32_t ms
 	}
 
 	for (r = 0; r < pmu.nr_ranges; r++) {
-		uint32_t alias = pmu.ranges[r].base + i * pmu.ranges[r].stride;
+		uint32_t alias = counter_alias(i, r);
+
+		if (!alias)
+			continue;
 
 		value = rdmsr(alias);
 		__GUEST_ASSERT(value == expected,
@@ -96,7 +100,9 @@ static void guest_counters(void)
 					break;
 				msr = counter_msr(i);
 			} else {
-				msr = pmu.ranges[r].base + i * pmu.ranges[r].stride;
+				msr = counter_alias(i, r);
+				if (!msr)
+					break;
 			}
 
 			if (!is_fixed(i) && pmu.ranges[r].narrow) {
@@ -116,6 +122,12 @@ static void guest_counters(void)
 
 			if (is_fixed(i))
 				continue;
+
+			if (pmu.ignores_reserved) {
+				wrmsr(msr, ~counter_mask(i) | value);
+				assert_value(i, value, ~counter_mask(i) | value, msr);
+				continue;
+			}
 
 			/* The last value has survived if nothing was written. */
 			for (j = pmu.gp_width; j < 64; j++) {
@@ -684,10 +696,7 @@ static void run_guest(void *guest_code)
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 
-	if (kvm_cpu_has(X86_FEATURE_PDCM))
-		vcpu_set_msr(vcpu, MSR_IA32_PERF_CAPABILITIES,
-			     pmu.nr_ranges == 2 ? PMU_CAP_FW_WRITES : 0);
-
+	pmu_limit_vcpu(vcpu);
 	pmu_sync(vm);
 	sync_global_to_guest(vm, use_x2apic);
 	sync_global_to_guest(vm, use_nmi);
@@ -726,11 +735,11 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(pmu.nr_gp);
 
 	pr_info("%u general-purpose and %u fixed counters, with%s full-width writes\n",
-		pmu.nr_gp, pmu.nr_fixed, pmu.nr_ranges == 2 ? "" : "out");
+		pmu.nr_gp, pmu.nr_fixed, pmu_has_full_width() ? "" : "out");
 	run_all();
 
-	if (pmu.nr_ranges == 2) {
-		pmu_init_intel(pmu.nr_gp, pmu.nr_fixed, false);
+	if (host_cpu_is_intel && pmu_has_full_width()) {
+		pmu_init_part(pmu.nr_gp, pmu.nr_fixed, false);
 		pr_info("without full-width writes\n");
 		run_all();
 	}

@@ -8,6 +8,7 @@
  *  - allow and deny lists, with and without masked events, and the bitmap of
  *    fixed counters: an allowed counter counts exactly, a denied one stands still
  *  - instructions that KVM emulates are under the filter, too
+ *  - no bit of an event is ignored; AMD's have four that Intel's have not
  *  - the guest reads back what it wrote to the selectors, denied or not
  *  - the order of the guest's writes makes no difference: control of another
  *    fixed counter, the same value twice, global control first or last
@@ -276,6 +277,10 @@ static void test_lists(void)
 		  { false, true }, 0 },
 		{ "allow another unit mask", KVM_PMU_EVENT_ALLOW, 0, 0, 1, { branches | 0x2000 },
 		  { false, false }, 0 },
+		{ "deny another event, bit 32", KVM_PMU_EVENT_DENY, 0, 0, 1,
+		  { branches | BIT_ULL(32) }, { true, true }, all_fixed },
+		{ "allow another event, bit 35", KVM_PMU_EVENT_ALLOW, 0, 0, 1,
+		  { branches | BIT_ULL(35) }, { false, false }, 0 },
 		{ "deny fixed 0", KVM_PMU_EVENT_DENY, BIT(0), 0, 0, {},
 		  { true, true }, all_fixed & ~BIT(0) },
 		{ "deny fixed 1", KVM_PMU_EVENT_DENY, BIT(1), 0, 0, {},
