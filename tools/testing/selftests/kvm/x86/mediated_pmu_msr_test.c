@@ -105,7 +105,8 @@ static void assert_bits(uint32_t msr, uint64_t valid, uint64_t unknown, const ch
 		if ((valid | unknown) & BIT_ULL(bit))
 			continue;
 
-		vector = wrmsr_safe(msr, pmu.ignores_reserved ? valid | BIT_ULL(bit) : BIT_ULL(bit));
+		value = pmu.ignores_reserved ? valid | BIT_ULL(bit) : BIT_ULL(bit);
+		vector = wrmsr_safe(msr, value);
 		__GUEST_ASSERT(vector == reserved_vector() && rdmsr(msr) == valid,
 			       "%s (0x%x), reserved bit %d on top of 0x%lx: vector %u, 0x%lx",
 			       name, msr, bit, valid, vector, rdmsr(msr));
