@@ -146,12 +146,23 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	apic_write(APIC_LVTPC, APIC_DM_FIXED | PERF_GUEST_MEDIATED_PMI_VECTOR);
 }
 
-/* The registers were cleared. */
+/* Selectors and status were cleared, counters still hold what a guest counted. */
 static void give_to_host(void)
 {
 	/* Nothing counts: no PMI can be raised while the vector changes. */
 	apic_write(APIC_LVTPC, APIC_DM_NMI);
 	__this_cpu_write(perf_mediated_owner, NULL);
+
+	/* Clear counters before a task may use RDPMC, which few ever do. */
+	if (cr4_read_shadow() & X86_CR4_PCE)
+		perf_clear_dirty_counters();
+}
+
+static void mark_dirty(struct perf_mediated_guest *guest)
+{
+	struct cpu_hw_events *cpuc = this_cpu_ptr(&cpu_hw_events);
+
+	*(u64 *)cpuc->dirty |= guest->counters;
 }
 
 /* Saves the owner's state and clears the registers; they have an owner still. */
@@ -163,6 +174,7 @@ static void evict_owner(void)
 	WARN_ON_ONCE(owner->cpu != smp_processor_id());
 
 	owner->evict(owner);
+	mark_dirty(owner);
 
 	/* Its vCPU may be about to run elsewhere, see perf_mediated_evict_guest(). */
 	smp_store_release(&owner->cpu, -1);
@@ -228,8 +240,8 @@ EXPORT_SYMBOL_GPL(perf_mediated_park);
 /**
  * perf_mediated_yield - give this CPU's PMU hardware back to the host's events
  *
- * The caller has turned off global control, and has left zero in all selectors,
- * counters and in the overflow status.  IRQs must be off.  Takes no locks.
+ * The caller has turned off global control, and has left zero in all selectors and
+ * in the overflow status.  IRQs must be off.  Takes no locks.
  */
 void perf_mediated_yield(void)
 {
@@ -240,6 +252,7 @@ void perf_mediated_yield(void)
 	WARN_ON_ONCE(__this_cpu_read(guest_running));
 
 	__this_cpu_read(perf_mediated_owner)->cpu = -1;
+	mark_dirty(__this_cpu_read(perf_mediated_owner));
 
 	/* As in x86_pmu_enable(), events are started before the PMU is. */
 	cpuc->enabled = 0;
@@ -257,7 +270,7 @@ EXPORT_SYMBOL_GPL(perf_mediated_yield);
 /**
  * perf_mediated_evict - have no guest PMU parked on this CPU
  *
- * On return host perf is the owner, and the registers hold nothing of a guest.
+ * On return host perf is the owner, and no host task can read the guest's counts.
  * Any context but NMI; not while the owner's vCPU is in its run loop.
  */
 void perf_mediated_evict(void)

@@ -298,6 +298,7 @@ static void save_and_clear(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	struct kvm_pmc *pmc;
+	u64 status;
 	int i;
 
 	/* From here on global control is 0. */
@@ -311,13 +312,12 @@ static void save_and_clear(struct kvm_vcpu *vcpu)
 			wrmsrl(pmc_eventsel_msr(pmc), 0);
 
 		sync_counter(pmc);
-
-		/* A host task that may use RDPMC must not find it there. */
-		wrmsrl(pmc_counter_msr(pmc), 0);
 	}
 
 	sync_status(pmu);
-	wrmsrl(regs->global_status_clear, *(u64 *)pmu->all_valid_pmc_idx);
+	rdmsrl(regs->global_status, status);
+	if (status)
+		wrmsrl(regs->global_status_clear, status);
 }
 
 static void kvm_mediated_pmu_evict(struct perf_mediated_guest *guest)
@@ -337,8 +337,14 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 
 	/* From here on nothing counts, until the guest runs. */
 	resident = perf_mediated_claim(&mediated->guest);
-	if (!resident)
+	if (!resident) {
 		mediated->mem_newer = mediated->selector_newer = ~0ull;
+	} else if (pmu->global_ctrl_hw &&
+		   (mediated->mem_newer | mediated->selector_newer)) {
+		/* Global control is 0 while anything is exchanged. */
+		kvm_pmu_call(mediated_put)(vcpu);
+		resident = false;
+	}
 
 	if (mediated->mem_newer & KVM_MEDIATED_PMU_STATUS)
 		load_status(pmu);
@@ -441,6 +447,7 @@ void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu)
 		return;
 
 	pmu->mediated.claims = true;
+	pmu->mediated.guest.counters = *(u64 *)pmu->all_valid_pmc_idx;
 	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
 }
 
@@ -470,6 +477,7 @@ void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu)
 	}
 
 	pmu->mediated.claims = false;
+	pmu->global_ctrl_hw = 0;
 	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
 }
 
@@ -562,9 +570,11 @@ static void pmc_increment(struct kvm_pmc *pmc)
 		return;
 	}
 
+	kvm_pmu_call(mediated_put)(pmc->vcpu);
 	write_counter_hw(pmc, pmc->counter);
 	if (overflow)
 		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
+	kvm_pmu_call(mediated_load)(pmc->vcpu, pmu->global_ctrl_hw, false);
 }
 
 /* KVM has emulated an instruction that counts as @eventsel. */

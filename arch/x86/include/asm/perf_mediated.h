@@ -13,11 +13,14 @@ struct pmu;
 
 /*
  * A guest PMU that may own the hardware of one CPU at a time: @cpu, or -1.
- * @evict saves what only the hardware knows and clears the registers.
+ * @evict saves what only the hardware knows, turns off global control and clears
+ * selectors and overflow status.  @counters are those that the guest has, with the
+ * bits that they have in global control.
  */
 struct perf_mediated_guest {
 	void	(*evict)(struct perf_mediated_guest *guest);
 	int	cpu;
+	u64	counters;
 };
 
 #ifdef CONFIG_PERF_GUEST_MEDIATED_PMU
