@@ -60,6 +60,7 @@ void lab_mode_change(BX_CPU_C *cpu);
 void lab_late_branch(BX_CPU_C *cpu);
 void lab_conditional(BX_CPU_C *cpu, Bit64u rip, bool taken);
 void lab_memory(BX_CPU_C *cpu, Bit64u paddr, unsigned rw);
+void lab_flush(BX_CPU_C *cpu, Bit64u paddr);
 void lab_halt(BX_CPU_C *cpu);
 void lab_smm(BX_CPU_C *cpu);
 void lab_efer(BX_CPU_C *cpu);
@@ -123,7 +124,9 @@ Bit64u lab_get_debugctl(BX_CPU_C *cpu);
 #define BX_INSTR_INTERRUPT(cpu_id, vector)
 #define BX_INSTR_HWINTERRUPT(cpu_id, vector, cs, eip) lab_interrupt(BX_CPU_THIS, vector)
 
-#define BX_INSTR_CLFLUSH(cpu_id, laddr, paddr)
+#define BX_INSTR_CLFLUSH(cpu_id, laddr, paddr) { \
+  if (BX_CPU_THIS_PTR lab.watch & LAB_WATCH_MEMORY) lab_flush(BX_CPU_THIS, (paddr)); \
+}
 #define BX_INSTR_CACHE_CNTRL(cpu_id, what)
 #define BX_INSTR_TLB_CNTRL(cpu_id, what, new_cr3)
 #define BX_INSTR_PREFETCH_HINT(cpu_id, what, seg, offset)

@@ -360,25 +360,46 @@ void lab_conditional(BX_CPU_C *cpu, Bit64u rip, bool taken)
 // Caches: the lines of 64 bytes that were used last, one for each of so many
 // sets.  An access that misses the first 32768 lines (2 MiB) is a reference to
 // the last-level cache, which has 262144 lines (16 MiB), shared by all CPUs.
-void lab_memory(BX_CPU_C *cpu, Bit64u paddr, unsigned rw)
+static Bit64u own_lines[BX_MAX_SMP_THREADS_SUPPORTED][32768], shared_lines[262144];
+
+static void cache_access(BX_CPU_C *cpu, Bit64u paddr)
 {
-  static Bit64u own[BX_MAX_SMP_THREADS_SUPPORTED][32768], shared[262144];
   lab_cpu_c *lab = cpu->lab.cpu;
   Bit64u line = (paddr >> 6) + 1; // 0 is an empty set
+
+  Bit64u &own = own_lines[cpu->which_cpu()][line % 32768];
+  if (own == line) return;
+  own = line;
+  lab->notice(EVENT_CACHE_REFS);
+
+  Bit64u &shared = shared_lines[line % 262144];
+  if (shared == line) return;
+  shared = line;
+  lab->notice(EVENT_CACHE_MISSES);
+}
+
+void lab_memory(BX_CPU_C *cpu, Bit64u paddr, unsigned rw)
+{
+  lab_cpu_c *lab = cpu->lab.cpu;
 
   if (rw != BX_WRITE) lab->notice(EVENT_LOADS);
   if (rw != BX_READ) lab->notice(EVENT_STORES);
   lab->notice(EVENT_LOADS_STORES);
+  cache_access(cpu, paddr);
+}
 
-  Bit64u &first = own[cpu->which_cpu()][line % 32768];
-  if (first == line) return;
-  first = line;
-  lab->notice(EVENT_CACHE_REFS);
+// CLFLUSH and its like.  Fetches of instructions are no accesses, but for the one
+// that has to follow if the CPU has flushed the line that it is executing.
+void lab_flush(BX_CPU_C *cpu, Bit64u paddr)
+{
+  Bit64u line = (paddr >> 6) + 1;
 
-  Bit64u &last = shared[line % 262144];
-  if (last == line) return;
-  last = line;
-  lab->notice(EVENT_CACHE_MISSES);
+  for (unsigned i = 0; i < BX_MAX_SMP_THREADS_SUPPORTED; i++)
+    if (own_lines[i][line % 32768] == line) own_lines[i][line % 32768] = 0;
+  if (shared_lines[line % 262144] == line) shared_lines[line % 262144] = 0;
+
+  Bit64u next = cpu->pAddrFetchPage + ((cpu->gen_reg[BX_64BIT_REG_RIP].rrx + cpu->eipPageBias) & 0xfff);
+  if ((next >> 6) + 1 == line) cache_access(cpu, paddr);
 }
 
 void lab_cpu_c::overdue()
