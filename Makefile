@@ -11,11 +11,11 @@
 BASE ?= 6.12
 export BASE KERNEL BOCHS T
 
-.PHONY: help deps tree refresh kernel emulator demo check series lint clean
+.PHONY: help deps tree refresh kernel emulator demo check check-full lab-bench series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 deps:	## install what is missing, through apt
 	@scripts/deps
@@ -35,8 +35,14 @@ emulator: deps	## build the emulated host
 demo: kernel emulator	## perf in a guest, emulated and mediated PMU side by side
 	@lab/demo
 
-check: kernel emulator	## run all tests
+check: kernel emulator	## run all tests that CI runs
 	@lab/check
+
+check-full: kernel emulator	## and those that take hours
+	@lab/check --full
+
+lab-bench: kernel emulator	## how fast the emulated host is
+	@lab/bench
 
 series: tree	## write the series as mails to out/series-$BASE
 	@scripts/series
