@@ -8,7 +8,8 @@
 #ifndef _LINUX_PERF_MEDIATED_H
 #define _LINUX_PERF_MEDIATED_H
 
-#include <linux/types.h>
+#include <linux/atomic.h>
+#include <linux/sched.h>
 
 struct perf_event;
 
@@ -16,6 +17,7 @@ struct perf_event;
 
 int perf_create_mediated_pmu(void);
 void perf_release_mediated_pmu(void);
+int perf_mediated_enter_task(void);
 
 void perf_register_guest_pmi_handler(void (*handler)(void));
 void perf_unregister_guest_pmi_handler(void);
@@ -23,6 +25,12 @@ void perf_handle_guest_pmi(void);
 
 int perf_mediated_admit_event(struct perf_event *event);
 void perf_mediated_dismiss_event(struct perf_event *event);
+
+/* What a task runs, and events that count it, are not inherited as such. */
+static inline void perf_mediated_init_task(struct task_struct *child)
+{
+	atomic_set(&child->perf_mediated, 0);
+}
 
 #else
 
@@ -32,6 +40,8 @@ static inline int perf_mediated_admit_event(struct perf_event *event)
 }
 
 static inline void perf_mediated_dismiss_event(struct perf_event *event) { }
+
+static inline void perf_mediated_init_task(struct task_struct *child) { }
 
 #endif /* CONFIG_PERF_GUEST_MEDIATED_PMU */
 

@@ -14,7 +14,8 @@
  * counters have stopped at VM exit, and its state stays in the registers until
  * somebody else needs them.  Then it is evicted, by the host's driver about to
  * enable events, by another guest PMU, or by the vCPU itself if it is going to
- * run on another CPU.
+ * run on another CPU.  The drivers of Intel PT and BTS evict it for the local
+ * APIC's entry, which they share with the PMU.
  *
  * NMIs and programs attached to tracepoints can get at the PMU driver while a
  * guest is the owner.  They meet the gates: the NMI handler, reading an event,

@@ -36,6 +36,9 @@
 #include "mediated_pmu.h"
 #include "trace.h"
 
+#define CREATE_TRACE_POINTS
+#include "mediated_pmu_trace.h"
+
 #define KVM_X86_PMU_OP(func) \
 	DECLARE_STATIC_CALL(kvm_x86_pmu_##func, *(((struct kvm_pmu_ops *)0)->func));
 #define KVM_X86_PMU_OP_OPTIONAL KVM_X86_PMU_OP
@@ -322,8 +325,12 @@ static void save_and_clear(struct kvm_vcpu *vcpu)
 
 static void kvm_mediated_pmu_evict(struct perf_mediated_guest *guest)
 {
-	save_and_clear(container_of(guest, struct kvm_vcpu,
-				    arch.pmu.mediated.guest));
+	struct kvm_vcpu *vcpu = container_of(guest, struct kvm_vcpu,
+					     arch.pmu.mediated.guest);
+
+	++vcpu->stat.pmu_evictions;
+	trace_kvm_mediated_pmu_evict(vcpu);
+	save_and_clear(vcpu);
 }
 
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
@@ -338,6 +345,8 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	/* From here on nothing counts, until the guest runs. */
 	resident = perf_mediated_claim(&mediated->guest);
 	if (!resident) {
+		++vcpu->stat.pmu_claims;
+		trace_kvm_mediated_pmu_claim(vcpu);
 		mediated->mem_newer = mediated->selector_newer = ~0ull;
 	} else if (pmu->global_ctrl_hw &&
 		   (mediated->mem_newer | mediated->selector_newer)) {
@@ -378,6 +387,8 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 	if (perf_mediated_park())
 		return;
 
+	++vcpu->stat.pmu_yields;
+	trace_kvm_mediated_pmu_yield(vcpu);
 	save_and_clear(vcpu);
 	perf_mediated_yield();
 }

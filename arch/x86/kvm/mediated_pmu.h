@@ -3,6 +3,7 @@
 #define __KVM_X86_MEDIATED_PMU_H
 
 #include <linux/kvm_host.h>
+#include <linux/perf_mediated.h>
 
 #include <asm/perf_mediated.h>
 
@@ -56,6 +57,12 @@ void __kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu);
 static inline bool kvm_vcpu_has_mediated_pmu(struct kvm_vcpu *vcpu)
 {
 	return vcpu->kvm->arch.has_mediated_pmu && vcpu_to_pmu(vcpu)->version;
+}
+
+/* Events that want to count the guest may have been opened on its task. */
+static inline int kvm_mediated_pmu_prerun(struct kvm_vcpu *vcpu)
+{
+	return kvm_vcpu_has_mediated_pmu(vcpu) ? perf_mediated_enter_task() : 0;
 }
 
 static inline bool kvm_mediated_pmu_claims(struct kvm_vcpu *vcpu)
