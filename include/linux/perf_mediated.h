@@ -8,10 +8,10 @@
 #ifndef _LINUX_PERF_MEDIATED_H
 #define _LINUX_PERF_MEDIATED_H
 
-#include <linux/atomic.h>
 #include <linux/sched.h>
 
 struct perf_event;
+struct perf_event_context;
 
 #ifdef CONFIG_PERF_GUEST_MEDIATED_PMU
 
@@ -23,24 +23,31 @@ void perf_register_guest_pmi_handler(void (*handler)(void));
 void perf_unregister_guest_pmi_handler(void);
 void perf_handle_guest_pmi(void);
 
-int perf_mediated_admit_event(struct perf_event *event);
-void perf_mediated_dismiss_event(struct perf_event *event);
+int perf_mediated_admit_event(struct perf_event *event,
+			      struct perf_event_context *ctx);
+void perf_mediated_inherit_event(struct perf_event *event,
+				 struct perf_event *parent);
+void perf_mediated_dismiss_event(struct perf_event *event,
+				 struct perf_event_context *ctx);
 
-/* What a task runs, and events that count it, are not inherited as such. */
+/* A vCPU isn't inherited. */
 static inline void perf_mediated_init_task(struct task_struct *child)
 {
-	atomic_set(&child->perf_mediated, 0);
+	child->perf_runs_guest = false;
 }
 
 #else
 
-static inline int perf_mediated_admit_event(struct perf_event *event)
+static inline int perf_mediated_admit_event(struct perf_event *event,
+					    struct perf_event_context *ctx)
 {
 	return 0;
 }
 
-static inline void perf_mediated_dismiss_event(struct perf_event *event) { }
-
+static inline void perf_mediated_inherit_event(struct perf_event *event,
+					       struct perf_event *parent) { }
+static inline void perf_mediated_dismiss_event(struct perf_event *event,
+					       struct perf_event_context *ctx) { }
 static inline void perf_mediated_init_task(struct task_struct *child) { }
 
 #endif /* CONFIG_PERF_GUEST_MEDIATED_PMU */

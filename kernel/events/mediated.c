@@ -13,8 +13,9 @@
  * A trace of instructions doesn't know exclude_guest, and interrupts through
  * the same entry of the local APIC as the PMU does.  It always counts guests.
  *
- * Events that kernel code opened for itself, i.e. the hard-lockup detector's,
- * watch the host, and are stopped like any other.
+ * Events that kernel code opened for itself, as the hard-lockup detector does,
+ * watch the host.  They are admitted without a question, and are stopped like
+ * any other.
  */
 #include <linux/atomic.h>
 #include <linux/export.h>
@@ -26,7 +27,10 @@
 #include <linux/spinlock.h>
 #include <linux/static_call.h>
 
-/* VMs with a mediated PMU; events of CPUs that count guests.  One is empty. */
+/*
+ * VMs with a mediated PMU, or events of CPUs that count guests: one is empty.  The
+ * same goes for a task's perf_runs_guest and its context's nr_counts_guests.
+ */
 static DEFINE_SPINLOCK(mediated_lock);
 static unsigned int nr_mediated_vms;
 static LIST_HEAD(cpu_events);
@@ -37,8 +41,8 @@ static void log_obstacle(struct perf_event *event, const char *what, int id)
 
 	guard(rcu)();
 
-	/* Not known before the event's file is, and no more after its exit. */
-	owner = READ_ONCE(event->owner);
+	/* Not known before the event has a file, and no more after its exit. */
+	owner = READ_ONCE((event->parent ?: event)->owner);
 	pr_warn_ratelimited("perf: an event (type %u, config %#llx) of %s %d, opened by %s, counts guests, which keeps a mediated PMU from being used; close it, or open it with exclude_guest\n",
 			    event->attr.type, event->attr.config, what, id,
 			    IS_ERR_OR_NULL(owner) ? "?" : owner->comm);
@@ -87,24 +91,16 @@ EXPORT_SYMBOL_GPL(perf_release_mediated_pmu);
 
 static bool perf_event_counts_guests(struct perf_event *event)
 {
-	if (!(event->pmu->capabilities & PERF_PMU_CAP_MEDIATED_VPMU) ||
-	    !is_default_overflow_handler(event))
+	if (!(event->pmu->capabilities & PERF_PMU_CAP_MEDIATED_VPMU))
 		return false;
 
 	return !event->attr.exclude_guest ||
 	       event->pmu->capabilities & PERF_PMU_CAP_ITRACE;
 }
 
-static void log_obstacle_of_task(void)
+static void log_obstacle_of_task(struct perf_event_context *ctx)
 {
-	struct perf_event_context *ctx;
 	struct perf_event *event;
-
-	guard(rcu)();
-
-	ctx = rcu_dereference(current->perf_event_ctxp);
-	if (!ctx)
-		return;
 
 	list_for_each_entry_rcu(event, &ctx->event_list, event_entry) {
 		if (event->attach_state & PERF_ATTACH_COUNTS_GUESTS) {
@@ -125,48 +121,73 @@ static void log_obstacle_of_task(void)
  */
 int perf_mediated_enter_task(void)
 {
-	if (likely(atomic_read(&current->perf_mediated) > 0))
+	struct perf_event_context *ctx;
+
+	if (likely(current->perf_runs_guest))
 		return 0;
 
-	if (atomic_inc_unless_negative(&current->perf_mediated))
-		return 0;
+	guard(rcu)();
+	guard(spinlock)(&mediated_lock);
 
-	log_obstacle_of_task();
-	return -EBUSY;
+	/* If it's swapped meanwhile, then for one with the same events. */
+	ctx = rcu_dereference(current->perf_event_ctxp);
+	if (ctx && atomic_read(&ctx->nr_counts_guests)) {
+		log_obstacle_of_task(ctx);
+		return -EBUSY;
+	}
+
+	current->perf_runs_guest = true;
+	return 0;
 }
 EXPORT_SYMBOL_GPL(perf_mediated_enter_task);
 
-/* -EOPNOTSUPP makes the perf tool try again with exclude_guest. */
-int perf_mediated_admit_event(struct perf_event *event)
+/*
+ * Under ctx->mutex, after the permission to open @event in @ctx was checked: who
+ * hasn't got it must not stand in anybody's way.  -EOPNOTSUPP makes the perf
+ * tool try again with exclude_guest.
+ */
+int perf_mediated_admit_event(struct perf_event *event,
+			      struct perf_event_context *ctx)
 {
 	if (!perf_event_counts_guests(event))
 		return 0;
 
-	if (event->attach_state & PERF_ATTACH_TASK) {
-		/* Positive if the task runs vCPUs, else minus the number of events. */
-		if (!atomic_dec_unless_positive(&event->hw.target->perf_mediated))
-			return -EOPNOTSUPP;
-	} else {
-		guard(spinlock)(&mediated_lock);
+	guard(spinlock)(&mediated_lock);
 
-		if (nr_mediated_vms)
-			return -EOPNOTSUPP;
+	if (ctx->task ? ctx->task->perf_runs_guest : nr_mediated_vms)
+		return -EOPNOTSUPP;
 
+	if (ctx->task)
+		atomic_inc(&ctx->nr_counts_guests);
+	else
 		list_add(&event->mediated_entry, &cpu_events);
-	}
 
 	event->attach_state |= PERF_ATTACH_COUNTS_GUESTS;
 	return 0;
 }
 
+/* The child is being forked, and runs nothing.  No lock, for the sake of fork. */
+void perf_mediated_inherit_event(struct perf_event *event,
+				 struct perf_event *parent)
+{
+	if (!(parent->attach_state & PERF_ATTACH_COUNTS_GUESTS))
+		return;
+
+	atomic_inc(&event->ctx->nr_counts_guests);
+	event->attach_state |= PERF_ATTACH_COUNTS_GUESTS;
+}
+
 /* Also reached for events that were never admitted, hence the flag. */
-void perf_mediated_dismiss_event(struct perf_event *event)
+void perf_mediated_dismiss_event(struct perf_event *event,
+				 struct perf_event_context *ctx)
 {
 	if (!(event->attach_state & PERF_ATTACH_COUNTS_GUESTS))
 		return;
 
+	event->attach_state &= ~PERF_ATTACH_COUNTS_GUESTS;
+
 	if (event->attach_state & PERF_ATTACH_TASK) {
-		atomic_inc(&event->hw.target->perf_mediated);
+		atomic_dec(&ctx->nr_counts_guests);
 	} else {
 		guard(spinlock)(&mediated_lock);
 		list_del(&event->mediated_entry);

@@ -111,6 +111,7 @@ static void start_host_events(struct cpu_hw_events *cpuc)
 static void take_from_host(struct perf_mediated_guest *guest)
 {
 	struct cpu_hw_events *cpuc = this_cpu_ptr(&cpu_hw_events);
+	u64 active = *(u64 *)cpuc->active_mask;
 	int enabled = cpuc->enabled;
 	u64 status;
 
@@ -138,7 +139,7 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	__this_cpu_write(host_pmi_owed, true);
 	__this_cpu_write(perf_mediated_owner, guest);
 	rdmsrl(mediated_vendor->global_status, status);
-	if (!status)
+	if (!(status & active))
 		__this_cpu_write(host_pmi_owed, false);
 
 	/* From here on the gates are closed. */
@@ -329,10 +330,10 @@ DEFINE_IDTENTRY_SYSVEC(sysvec_perf_guest_mediated_pmi)
 	if (perf_mediated_guest_owns_pmu())
 		apic_write(APIC_LVTPC, APIC_DM_FIXED | PERF_GUEST_MEDIATED_PMI_VECTOR);
 
-	/* The host's, if it was raised between the last two writes of claim. */
-	if (perf_mediated_nmi() == NMI_HANDLED)
-		return;
-
+	/*
+	 * If it's the host's, raised between the last two writes of claim, then the
+	 * guest's overflow status tells so.
+	 */
 	perf_handle_guest_pmi();
 }
 

@@ -338,21 +338,21 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	struct kvm_mediated_pmu *mediated = &pmu->mediated;
 	u64 global_ctrl = global_ctrl_for_hw(pmu);
-	bool resident;
+	bool unchanged = false;
 	struct kvm_pmc *pmc;
 	int i;
 
 	/* From here on nothing counts, until the guest runs. */
-	resident = perf_mediated_claim(&mediated->guest);
-	if (!resident) {
+	if (perf_mediated_claim(&mediated->guest)) {
+		unchanged = pmu->global_ctrl_hw == global_ctrl;
+
+		/* Counters of AMD are enabled still; so be it if they stay so. */
+		if (!unchanged && (mediated->mem_newer | mediated->selector_newer))
+			kvm_pmu_call(mediated_put)(vcpu);
+	} else {
 		++vcpu->stat.pmu_claims;
 		trace_kvm_mediated_pmu_claim(vcpu);
 		mediated->mem_newer = mediated->selector_newer = ~0ull;
-	} else if (pmu->global_ctrl_hw &&
-		   (mediated->mem_newer | mediated->selector_newer)) {
-		/* Global control is 0 while anything is exchanged. */
-		kvm_pmu_call(mediated_put)(vcpu);
-		resident = false;
 	}
 
 	if (mediated->mem_newer & KVM_MEDIATED_PMU_STATUS)
@@ -375,8 +375,7 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 			     KVM_MEDIATED_PMU_STATUS;
 	mediated->loaded = true;
 
-	kvm_pmu_call(mediated_load)(vcpu, global_ctrl,
-				    resident && pmu->global_ctrl_hw == global_ctrl);
+	kvm_pmu_call(mediated_load)(vcpu, global_ctrl, unchanged);
 	pmu->global_ctrl_hw = global_ctrl;
 }
 
@@ -581,11 +580,9 @@ static void pmc_increment(struct kvm_pmc *pmc)
 		return;
 	}
 
-	kvm_pmu_call(mediated_put)(pmc->vcpu);
 	write_counter_hw(pmc, pmc->counter);
 	if (overflow)
 		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
-	kvm_pmu_call(mediated_load)(pmc->vcpu, pmu->global_ctrl_hw, false);
 }
 
 /* KVM has emulated an instruction that counts as @eventsel. */
