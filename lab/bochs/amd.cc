@@ -201,6 +201,7 @@ int lab_amd_c::wrmsr(Bit32u index, Bit64u value)
   if (audit && context->id < 0) {
     if (what == CTL) audit->wrote_control(n, global_ctl != 0);
     if (what == CTR) audit->wrote(n, global_ctl != 0);
+    if (what == GLOBAL_CTL && (value & all) != global_ctl) audit->wrote_global();
     if (what == STATUS_CLR || what == STATUS_SET) audit->status_written();
   }
   switch (what) {

@@ -17,8 +17,10 @@
 //     fixed interrupt: the local APIC's entry is neither masked nor an NMI.
 //     The host's overflows do not use that vector.
 // I6  Global control is 0 while a counter or control is written between a
-//     mediated guest and the host: while a guest's controls are in the
-//     registers, and in the stretch of kernel code before the entry.
+//     mediated guest and another or the host: while a guest's controls are in
+//     the registers, and in the stretch of kernel code before the entry.  A
+//     write for the guest itself, which is entered again before global control
+//     changes, is no exchange.
 //
 // A guest and its own guests are one: they have one PMU.  A VMCS that is
 // entered after another one exited with VMLAUNCH or VMRESUME (a VMCB: VMRUN)
@@ -40,8 +42,8 @@ static unsigned violations[RULES + 1];
 static std::string reports;
 static std::map<const lab_context_t *, const lab_context_t *> parents;
 
-lab_audit_c::lab_audit_c(lab_cpu_c *lab, unsigned n): lab(lab), stretch(1), owned(0), mediated(NULL),
-  readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
+lab_audit_c::lab_audit_c(lab_cpu_c *lab, unsigned n): lab(lab), stretch(1), owned(0), unclear(0), last(NULL),
+  mediated(NULL), readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
 {
   state_t state = { NOBODY, NOBODY, false, 0, 0, 0 };
   counters.assign(n, state);
@@ -91,11 +93,19 @@ int lab_audit_c::family(const lab_context_t *guest) const
 // What happens
 //////////////////////////////////////////////////////////////////////////
 
+// True if it is not known yet for whom a write with global control on is
+bool lab_audit_c::is_unclear(unsigned n, bool global_on)
+{
+  if (! global_on || ! (owned | unclear)) return false;
+  unclear |= 1 << n;
+  return true;
+}
+
 void lab_audit_c::wrote(unsigned n, bool global_on)
 {
   state_t &state = counters[n];
 
-  if (global_on && owned) violation(6, n, "written while global control is on and a guest's controls are loaded");
+  if (is_unclear(n, global_on)) global_on = false;
   state.from = LOADED;
   state.ran_in_host = false;
   state.written = stretch;
@@ -106,11 +116,19 @@ void lab_audit_c::wrote_control(unsigned n, bool global_on)
 {
   state_t &state = counters[n];
 
-  if (global_on && owned) violation(6, n, "control written while global control is on and a guest's controls are loaded");
+  if (is_unclear(n, global_on)) global_on = false;
   owned &= ~(1 << n);
   state.ran_in_host = false;
   state.written = stretch;
   state.control_hot = global_on ? stretch : 0;
+}
+
+void lab_audit_c::wrote_global()
+{
+  for (unsigned n = 0; n < counters.size(); n++)
+    if (unclear >> n & 1)
+      violation(6, n, "was written while global control was on and a guest's controls were loaded");
+  unclear = 0;
 }
 
 void lab_audit_c::counted_in_host(unsigned n)
@@ -140,6 +158,8 @@ void lab_audit_c::enter(lab_context_t *guest, Bit32u mask, bool rdpmc, bool stat
   if (! mediated) return;
 
   int self = family(guest);
+  if (last && family(last) == self) unclear = 0;
+  wrote_global();
   for (unsigned n = 0; n < counters.size(); n++) {
     state_t &state = counters[n];
     bool can_read = readable >> n & 1;
@@ -169,6 +189,7 @@ void lab_audit_c::leave(bool to_enter_a_guest)
   if (! mediated) return;
   for (unsigned n = 0; n < counters.size(); n++)
     if ((readable >> n & 1) && lab->counter(n).on) owned |= 1 << n;
+  last = mediated;
   mediated = NULL;
 }
 

@@ -20,6 +20,7 @@ public:
   // Software, not a guest, wrote a counter, or the register that controls it.
   void wrote(unsigned n, bool global_on);
   void wrote_control(unsigned n, bool global_on);
+  void wrote_global();
   // A counter was increased while the host ran.
   void counted_in_host(unsigned n);
   void status_set(unsigned n);      // by an overflow
@@ -40,6 +41,7 @@ public:
 private:
   void violation(unsigned rule, unsigned n, const char *what);
   int family(const lab_context_t *guest) const;
+  bool is_unclear(unsigned n, bool global_on);
 
   enum { NOBODY = -3, LOADED = -2, HOST = -1 }; // or the family of a guest
 
@@ -55,6 +57,8 @@ private:
   std::vector<state_t> counters;
   Bit64u stretch;
   Bit32u owned;             // counters with a guest's control, by the hardware's account
+  Bit32u unclear;           // written with global control on since a guest's exit
+  lab_context_t *last;      // the mediated guest that ran last
   lab_context_t *mediated;  // the mediated guest that runs
   Bit32u readable;
   bool interrupted;         // since the last entry

@@ -409,6 +409,7 @@ void lab_intel_c::audit_write(kind_t what, Bit32u index)
     case FIXED_CTRL:
       for (unsigned n = general; n < counters.size(); n++) audit->wrote_control(n, on);
       break;
+    case GLOBAL_CTRL: audit->wrote_global(); break;
     case STATUS_RESET: case STATUS_SET: audit->status_written(); break;
     default: break;
   }

@@ -49,6 +49,16 @@ static void count_in_host(int n)
 	wrmsr(select_msr(n), 0);
 }
 
+/* Between two guests, the first of which has used the counter */
+static void write_with_global_on(void)
+{
+	program(0, select, 0);
+	enter(0, 1, loop100);
+	wrmsr(global_msr, 3);
+	wrmsr(counter_msr(0), 7);
+	wrmsr(select_msr(0), select);
+}
+
 static void next_stretch(void)
 {
 	user();
@@ -141,6 +151,15 @@ static void clean(void)
 	wrmsr(reset_msr, 1);
 	enter(0, 0, loop100);
 	stop();
+
+	/* VMX turns global control off */
+	if (profile->amd) {
+		start("0 guest's own control, global on");
+		write_with_global_on();
+		enter(0, 3, loop100);
+		wrmsr(select_msr(0), 0);
+		stop();
+	}
 
 	start("0 RDPMC exits");
 	count_in_host(1);
@@ -289,6 +308,14 @@ static void test_controls(void)
 	wrmsr(select_msr(0), 0);
 	wrmsr(global_msr, 0);
 	stop();
+
+	if (profile->amd) {
+		start("6 another guest's control, global on");
+		write_with_global_on();
+		enter(1, 3, loop100);
+		wrmsr(select_msr(0), 0);
+		stop();
+	}
 
 	start("6 counter loaded, global on");
 	next_stretch();
