@@ -150,11 +150,10 @@ static void update_eventsel_hw(struct kvm_pmc *pmc, bool allowed)
 {
 	u64 mask = pmc_to_pmu(pmc)->raw_event_mask |
 		   ARCH_PERFMON_EVENTSEL_USR | ARCH_PERFMON_EVENTSEL_OS |
-		   ARCH_PERFMON_EVENTSEL_INT | ARCH_PERFMON_EVENTSEL_ENABLE;
+		   ARCH_PERFMON_EVENTSEL_INT | ARCH_PERFMON_EVENTSEL_ENABLE |
+		   regs->eventsel_guest_only | regs->eventsel_host_only;
 
-	pmc->eventsel_hw = 0;
-	if (allowed)
-		pmc->eventsel_hw = (pmc->eventsel & mask) | regs->eventsel_hw_set;
+	pmc->eventsel_hw = allowed ? pmc->eventsel & mask : 0;
 
 	pmc_to_pmu(pmc)->mediated.selector_newer |= BIT_ULL(pmc->idx);
 }
@@ -195,6 +194,56 @@ static u32 pmc_counter_msr(struct kvm_pmc *pmc)
 static u32 pmc_eventsel_msr(struct kvm_pmc *pmc)
 {
 	return regs->gp_eventsel + pmc->idx * regs->gp_stride;
+}
+
+/* While SVM is off there is neither a host nor a guest. */
+enum { MODE_BOTH, MODE_HOST, MODE_GUEST };
+
+static u8 current_mode(struct kvm_vcpu *vcpu)
+{
+	if (!(vcpu->arch.efer & EFER_SVME))
+		return MODE_BOTH;
+
+	return is_guest_mode(vcpu) ? MODE_GUEST : MODE_HOST;
+}
+
+/* Both bits mean the same as none. */
+static bool pmc_counts_in_mode(struct kvm_pmc *pmc, u8 mode)
+{
+	bool guest_only = pmc->eventsel_hw & regs->eventsel_guest_only;
+	bool host_only = pmc->eventsel_hw & regs->eventsel_host_only;
+
+	if (guest_only == host_only || mode == MODE_BOTH)
+		return true;
+
+	return guest_only == (mode == MODE_GUEST);
+}
+
+/* L1 and L2 are both guests to the hardware. */
+static u64 eventsel_for_hw(struct kvm_pmc *pmc, u8 mode)
+{
+	u64 eventsel = (pmc->eventsel_hw & ~regs->eventsel_host_only) |
+		       regs->eventsel_guest_only;
+
+	if (pmc_counts_in_mode(pmc, mode))
+		return eventsel;
+
+	return eventsel & ~ARCH_PERFMON_EVENTSEL_ENABLE;
+}
+
+/* The vCPU has entered or left L2, or turned SVM on or off. */
+static void switch_mode(struct kvm_pmu *pmu, u8 mode)
+{
+	struct kvm_pmc *pmc;
+	int i;
+
+	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
+		if (eventsel_for_hw(pmc, mode) !=
+		    eventsel_for_hw(pmc, pmu->mediated.mode_hw))
+			pmu->mediated.selector_newer |= BIT_ULL(pmc->idx);
+	}
+
+	pmu->mediated.mode_hw = mode;
 }
 
 static u64 read_counter_hw(struct kvm_pmc *pmc)
@@ -338,9 +387,13 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	struct kvm_mediated_pmu *mediated = &pmu->mediated;
 	u64 global_ctrl = global_ctrl_for_hw(pmu);
+	u8 mode = current_mode(vcpu);
 	bool unchanged = false;
 	struct kvm_pmc *pmc;
 	int i;
+
+	if (mode != mediated->mode_hw)
+		switch_mode(pmu, mode);
 
 	/* From here on nothing counts, until the guest runs. */
 	if (perf_mediated_claim(&mediated->guest)) {
@@ -363,7 +416,7 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 
 	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&mediated->selector_newer) {
 		if (pmc_is_gp(pmc))
-			wrmsrl(pmc_eventsel_msr(pmc), pmc->eventsel_hw);
+			wrmsrl(pmc_eventsel_msr(pmc), eventsel_for_hw(pmc, mode));
 	}
 
 	if (regs->fixed_ctr_ctrl &&
@@ -516,12 +569,13 @@ void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu)
 static bool pmc_counts(struct kvm_pmc *pmc, u64 eventsel)
 {
 	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+	u8 mode = current_mode(pmc->vcpu);
 	bool os, usr;
 	u64 ctrl;
 
 	if (pmc_is_gp(pmc)) {
 		ctrl = pmc->eventsel_hw;
-		if (!pmc_is_enabled(pmc) ||
+		if (!pmc_is_enabled(pmc) || !pmc_counts_in_mode(pmc, mode) ||
 		    (ctrl ^ eventsel) & AMD64_RAW_EVENT_MASK_NB)
 			return false;
 

@@ -21,7 +21,9 @@ struct kvm_mediated_pmu_regs {
 	u32 global_status;
 	u32 global_status_clear;
 	u32 global_status_set;
-	u64 eventsel_hw_set;
+	/* Set in the hardware; a guest that is a hypervisor may set one of them, too. */
+	u64 eventsel_guest_only;
+	u64 eventsel_host_only;
 };
 
 extern bool enable_mediated_pmu;

@@ -4,7 +4,8 @@
  *
  * The VMCB doesn't switch global control.  Instead every selector of the guest
  * is told to count in guests only, so that what the host does between claim and
- * VMRUN, and between exit and yield, is not counted.
+ * VMRUN, and between exit and yield, is not counted.  L1 and L2 are both guests
+ * to the hardware, hence KVM stops counters that L1 wants for one of the two.
  */
 #include "mediated_compat.h"
 #include "mediated_pmu.h"
@@ -18,7 +19,8 @@ static const struct kvm_mediated_pmu_regs amd_mediated_pmu_regs = {
 	.global_status		= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
 	.global_status_clear	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
 	.global_status_set	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
-	.eventsel_hw_set	= AMD64_EVENTSEL_GUESTONLY,
+	.eventsel_guest_only	= AMD64_EVENTSEL_GUESTONLY,
+	.eventsel_host_only	= AMD64_EVENTSEL_HOSTONLY,
 };
 
 void __init svm_mediated_pmu_setup(void)
