@@ -225,8 +225,9 @@ EXPORT_SYMBOL_GPL(perf_mediated_claim);
  * The owner's counters must have stopped.  IRQs must be off.  Takes no locks.
  *
  * Return: true if the guest PMU is parked.  If false, the host has events that
- * wait for this CPU's hardware: the caller must save its state, clear the
- * registers, and call perf_mediated_yield(), before it turns IRQs on.
+ * wait for this CPU's hardware, or the current task may read it with RDPMC: the
+ * caller must save the guest's state, clear the registers, and call
+ * perf_mediated_yield(), before it turns IRQs on.
  */
 bool perf_mediated_park(void)
 {
@@ -235,7 +236,9 @@ bool perf_mediated_park(void)
 
 	__this_cpu_write(guest_running, false);
 
-	return !__this_cpu_read(cpu_hw_events.n_events);
+	/* A task that comes to use RDPMC later evicts, see cr4_update_pce_mm(). */
+	return !__this_cpu_read(cpu_hw_events.n_events) &&
+	       !(cr4_read_shadow() & X86_CR4_PCE);
 }
 EXPORT_SYMBOL_GPL(perf_mediated_park);
 
