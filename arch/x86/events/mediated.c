@@ -31,7 +31,6 @@
 #include <asm/apic.h>
 #include <asm/hardirq.h>
 #include <asm/idtentry.h>
-#include <asm/nmi.h>
 #include <asm/perf_mediated.h>
 
 #include "perf_event.h"
@@ -178,7 +177,7 @@ static void evict_owner(void)
 	owner->evict(owner);
 	mark_dirty(owner);
 
-	/* Its vCPU may be about to run elsewhere, see perf_mediated_evict_guest(). */
+	/* Its state is in memory; pairs with perf_mediated_evict_guest(). */
 	smp_store_release(&owner->cpu, -1);
 }
 
@@ -304,8 +303,10 @@ static void evict_this_guest(void *guest)
  */
 void perf_mediated_evict_guest(struct perf_mediated_guest *guest)
 {
-	int cpu = smp_load_acquire(&guest->cpu);
+	int cpu;
 
+	/* Pairs with evict_owner(), on a CPU that needn't wait for this one. */
+	cpu = smp_load_acquire(&guest->cpu);
 	if (cpu != -1)
 		smp_call_function_single(cpu, evict_this_guest, guest, 1);
 }
@@ -317,11 +318,10 @@ EXPORT_SYMBOL_GPL(perf_mediated_evict_guest);
  */
 int perf_mediated_nmi(void)
 {
-	if (!__this_cpu_read(host_pmi_owed))
-		return NMI_DONE;
+	int handled = __this_cpu_read(host_pmi_owed);
 
 	__this_cpu_write(host_pmi_owed, false);
-	return NMI_HANDLED;
+	return handled;
 }
 
 DEFINE_IDTENTRY_SYSVEC(sysvec_perf_guest_mediated_pmi)

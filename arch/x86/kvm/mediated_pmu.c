@@ -39,10 +39,10 @@
 #define CREATE_TRACE_POINTS
 #include "mediated_pmu_trace.h"
 
-#define KVM_X86_PMU_OP(func) \
-	DECLARE_STATIC_CALL(kvm_x86_pmu_##func, *(((struct kvm_pmu_ops *)0)->func));
-#define KVM_X86_PMU_OP_OPTIONAL KVM_X86_PMU_OP
-#include <asm/kvm-x86-pmu-ops.h>
+DECLARE_STATIC_CALL(kvm_x86_pmu_mediated_load,
+		    *(((struct kvm_pmu_ops *)0)->mediated_load));
+DECLARE_STATIC_CALL(kvm_x86_pmu_mediated_put,
+		    *(((struct kvm_pmu_ops *)0)->mediated_put));
 
 bool __read_mostly enable_mediated_pmu;
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(enable_mediated_pmu);
@@ -405,7 +405,8 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	} else {
 		++vcpu->stat.pmu_claims;
 		trace_kvm_mediated_pmu_claim(vcpu);
-		mediated->mem_newer = mediated->selector_newer = ~0ull;
+		mediated->mem_newer = ~0ull;
+		mediated->selector_newer = ~0ull;
 	}
 
 	if (mediated->mem_newer & KVM_MEDIATED_PMU_STATUS)
@@ -423,7 +424,8 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	    mediated->selector_newer >> KVM_FIXED_PMC_BASE_IDX)
 		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
 
-	mediated->mem_newer = mediated->selector_newer = 0;
+	mediated->mem_newer = 0;
+	mediated->selector_newer = 0;
 	mediated->hw_newer = *(u64 *)pmu->all_valid_pmc_idx |
 			     KVM_MEDIATED_PMU_STATUS;
 	mediated->loaded = true;
@@ -531,7 +533,9 @@ void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	if (!pmu->mediated.claims || !vcpu->scheduled_out || !is_idle(pmu))
+	/* L2's registers are intercepted, or not, as of its last entry. */
+	if (!pmu->mediated.claims || !vcpu->scheduled_out || !is_idle(pmu) ||
+	    is_guest_mode(vcpu))
 		return;
 
 	scoped_guard(irqsave) {
@@ -569,13 +573,13 @@ void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu)
 static bool pmc_counts(struct kvm_pmc *pmc, u64 eventsel)
 {
 	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
-	u8 mode = current_mode(pmc->vcpu);
 	bool os, usr;
 	u64 ctrl;
 
 	if (pmc_is_gp(pmc)) {
 		ctrl = pmc->eventsel_hw;
-		if (!pmc_is_enabled(pmc) || !pmc_counts_in_mode(pmc, mode) ||
+		if (!pmc_is_enabled(pmc) ||
+		    !pmc_counts_in_mode(pmc, pmu->mediated.mode_hw) ||
 		    (ctrl ^ eventsel) & AMD64_RAW_EVENT_MASK_NB)
 			return false;
 

@@ -11,36 +11,29 @@
 #define TRACE_SYSTEM kvm
 
 DECLARE_EVENT_CLASS(kvm_mediated_pmu,
-	TP_PROTO(struct kvm_vcpu *vcpu),
-	TP_ARGS(vcpu),
-
-	TP_STRUCT__entry(
-		__field(u32,	vcpu_id)
-	),
-
-	TP_fast_assign(
-		__entry->vcpu_id	= vcpu->vcpu_id;
-	),
-
-	TP_printk("vcpu %u", __entry->vcpu_id)
+		    TP_PROTO(struct kvm_vcpu *vcpu),
+		    TP_ARGS(vcpu),
+		    TP_STRUCT__entry(__field(u32, vcpu_id)),
+		    TP_fast_assign(__entry->vcpu_id = vcpu->vcpu_id;),
+		    TP_printk("vcpu %u", __entry->vcpu_id)
 );
 
 /* A guest PMU gets the hardware of this CPU, from the host or another guest. */
 DEFINE_EVENT(kvm_mediated_pmu, kvm_mediated_pmu_claim,
-	TP_PROTO(struct kvm_vcpu *vcpu),
-	TP_ARGS(vcpu)
+	     TP_PROTO(struct kvm_vcpu *vcpu),
+	     TP_ARGS(vcpu)
 );
 
 /* It gives the hardware back after VM exit, as the host has events here. */
 DEFINE_EVENT(kvm_mediated_pmu, kvm_mediated_pmu_yield,
-	TP_PROTO(struct kvm_vcpu *vcpu),
-	TP_ARGS(vcpu)
+	     TP_PROTO(struct kvm_vcpu *vcpu),
+	     TP_ARGS(vcpu)
 );
 
 /* It was parked, and makes room for somebody else or moves to another CPU. */
 DEFINE_EVENT(kvm_mediated_pmu, kvm_mediated_pmu_evict,
-	TP_PROTO(struct kvm_vcpu *vcpu),
-	TP_ARGS(vcpu)
+	     TP_PROTO(struct kvm_vcpu *vcpu),
+	     TP_ARGS(vcpu)
 );
 
 #endif /* _TRACE_KVM_MEDIATED_PMU_H */

@@ -13,6 +13,7 @@
 #include "cpuid.h"
 #include "mediated_compat.h"
 #include "mediated_pmu.h"
+#include "nested.h"
 #include "vmx.h"
 
 static const struct kvm_mediated_pmu_regs intel_mediated_pmu_regs = {
@@ -70,10 +71,11 @@ bool vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu)
 	if (!kvm_vcpu_has_mediated_pmu(vcpu))
 		return false;
 
-	/* vmcs02 intercepts what vmcs01 or L1 does; only ever add to that. */
-	if (!rdpmc_is_direct(vcpu))
+	if (!rdpmc_is_direct(vcpu) ||
+	    (is_guest_mode(vcpu) &&
+	     nested_cpu_has(get_vmcs12(vcpu), CPU_BASED_RDPMC_EXITING)))
 		exec_controls_setbit(vmx, CPU_BASED_RDPMC_EXITING);
-	else if (!is_guest_mode(vcpu))
+	else
 		exec_controls_clearbit(vmx, CPU_BASED_RDPMC_EXITING);
 
 	return kvm_mediated_pmu_claims(vcpu);
@@ -131,4 +133,40 @@ void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 
 	vmx_set_intercept_for_msr(vcpu, MSR_CORE_PERF_GLOBAL_STATUS,
 				  MSR_TYPE_R, !direct);
+}
+
+static void merge_intercept(struct kvm_vcpu *vcpu, unsigned long *l1,
+			    unsigned long *l02, u32 msr)
+{
+	unsigned long *l01 = to_vmx(vcpu)->vmcs01.msr_bitmap;
+
+	if (vmx_test_msr_bitmap_read(l01, msr) || vmx_test_msr_bitmap_read(l1, msr))
+		vmx_set_msr_bitmap_read(l02, msr);
+	else
+		vmx_clear_msr_bitmap_read(l02, msr);
+
+	if (vmx_test_msr_bitmap_write(l01, msr) || vmx_test_msr_bitmap_write(l1, msr))
+		vmx_set_msr_bitmap_write(l02, msr);
+	else
+		vmx_clear_msr_bitmap_write(l02, msr);
+}
+
+/* L2 may access what neither KVM nor L1 intercepts. */
+void vmx_mediated_pmu_merge_msr_bitmap(struct kvm_vcpu *vcpu, unsigned long *l1,
+				       unsigned long *l02)
+{
+	int i;
+
+	if (!enable_mediated_pmu)
+		return;
+
+	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
+		merge_intercept(vcpu, l1, l02, MSR_IA32_PERFCTR0 + i);
+		merge_intercept(vcpu, l1, l02, MSR_IA32_PMC0 + i);
+	}
+
+	for (i = 0; i < kvm_pmu_cap.num_counters_fixed; i++)
+		merge_intercept(vcpu, l1, l02, MSR_CORE_PERF_FIXED_CTR0 + i);
+
+	merge_intercept(vcpu, l1, l02, MSR_CORE_PERF_GLOBAL_STATUS);
 }
