@@ -11,7 +11,7 @@
 BASE ?= 6.12
 export BASE KERNEL BOCHS T
 
-.PHONY: help deps tree refresh kernel emulator demo check check-full lab-bench series lint clean
+.PHONY: help deps tree refresh kernel emulator demo check check-full lab-bench bench-exits series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
@@ -43,6 +43,9 @@ check-full: kernel emulator	## and those that take hours
 
 lab-bench: kernel emulator	## how fast the emulated host is
 	@lab/bench
+
+bench-exits: kernel emulator	## what a VM exit costs: PMU accesses and modelled cycles
+	@lab/bench-exits
 
 series: tree	## write the series as mails to out/series-$BASE
 	@scripts/series
