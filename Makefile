@@ -6,10 +6,12 @@
 #   BASE=6.12       the kernel that the series is put on
 #   KERNEL=PATH     folder, tarball or git tree of that kernel (else fetched)
 #   BOCHS=PATH      folder or tarball of Bochs (else fetched)
+#   DEBUG=NAME      with a kernel of its own, to which lab/config/NAME is added
+#                   (lockdep, kasan)
 #   T=NAME          for check: only this test
 
 BASE ?= 6.12
-export BASE KERNEL BOCHS T
+export BASE KERNEL BOCHS DEBUG T
 
 .PHONY: help deps tree refresh kernel emulator demo check check-full lab-bench bench-exits series lint clean
 .NOTPARALLEL:
@@ -27,7 +29,7 @@ refresh:	## bring the commits of that tree back into this repository
 	@scripts/refresh
 
 kernel: tree	## build that kernel, with perf and the tests
-	@scripts/kernel
+	@scripts/kernel $(DEBUG:%=--config %)
 
 emulator: deps	## build the emulated host
 	@scripts/emulator

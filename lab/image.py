@@ -47,6 +47,12 @@ def need(path, package):
     return path
 
 
+def kernel_folder(kind="kernel"):
+    """Where scripts/kernel puts what it builds; BASE and DEBUG are Makefile's."""
+    name = [kind, os.environ.get("BASE") or "6.12"] + os.environ.get("DEBUG", "").split()
+    return os.path.join(ROOT, "build", "-".join(name))
+
+
 class Cpio:
     """A newc archive with reproducible contents."""
 
