@@ -10,6 +10,8 @@
 #ifndef SELFTEST_KVM_MEDIATED_PMU_H
 #define SELFTEST_KVM_MEDIATED_PMU_H
 
+#include <fcntl.h>
+
 #include "apic.h"
 #include "pmu.h"
 #include "processor.h"
@@ -331,33 +333,43 @@ static inline void reset_pmu(void)
 }
 
 /*
- * The measured block.  It begins with the WRMSR to global control that turns
- * counters on, which isn't counted, and ends with the one that turns them off,
- * which is: a write takes effect on the instructions that follow it.
+ * A loop whose events are known.  It begins with the WRMSR to global control that
+ * turns counters on, which isn't counted, and ends with the one that turns them
+ * off, which is: a write takes effect on the instructions that follow it.
  *
  *   1		mov
- *   LOOPS * 3	nop, dec, jnz (branch)
+ *   each	body, dec, jnz (branch)
  *   3		xor, xor, wrmsr
  */
+#define LOOP_INSNS(loops, body_insns)	(1 + (loops) * ((body_insns) + 2) + 3)
+
+#define RUN_LOOP(counters, loops, body)					\
+do {									\
+	uint64_t __counters = (counters);				\
+	uint32_t __eax = __counters, __edx = __counters >> 32;		\
+									\
+	asm volatile("wrmsr\n\t"					\
+		     "mov $" __stringify(loops) ", %%esi\n\t"		\
+		     "1:\n\t"						\
+		     body						\
+		     "dec %%esi\n\t"					\
+		     "jnz 1b\n\t"					\
+		     "xor %%eax, %%eax\n\t"				\
+		     "xor %%edx, %%edx\n\t"				\
+		     "wrmsr\n\t"					\
+		     : "+a"(__eax), "+d"(__edx)				\
+		     : "c"(pmu.global_ctrl)				\
+		     : "esi", "cc", "memory");				\
+} while (0)
+
+/* The measured block. */
 #define BLOCK_LOOPS	10
-#define BLOCK_INSNS	(1 + BLOCK_LOOPS * 3 + 3)
+#define BLOCK_INSNS	LOOP_INSNS(BLOCK_LOOPS, 1)
 #define BLOCK_BRANCHES	BLOCK_LOOPS
 
 static __always_inline void run_block(uint64_t counters)
 {
-	uint32_t eax = counters, edx = counters >> 32;
-
-	asm volatile("wrmsr\n\t"
-		     "mov $" __stringify(BLOCK_LOOPS) ", %%esi\n\t"
-		     "1: nop\n\t"
-		     "dec %%esi\n\t"
-		     "jnz 1b\n\t"
-		     "xor %%eax, %%eax\n\t"
-		     "xor %%edx, %%edx\n\t"
-		     "wrmsr\n\t"
-		     : "+a"(eax), "+d"(edx)
-		     : "c"(pmu.global_ctrl)
-		     : "esi", "cc", "memory");
+	RUN_LOOP(counters, BLOCK_LOOPS, "nop\n\t");
 }
 
 /* Run until the guest is done, failing with its message if it says so. */
@@ -382,6 +394,41 @@ static inline void run_vcpu(struct kvm_vcpu *vcpu)
 				  exit_reason_str(vcpu->run->exit_reason));
 		}
 	} while (uc.cmd == UCALL_PRINTF);
+}
+
+/* What a guest does to exit to user space; any port that is not ucall's */
+#define PORT		0x99
+
+/* True at an exit in the midst of a round, false at its end. */
+static inline bool run_to_exit(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == PORT)
+		return true;
+
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		return false;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected ucall %lu, exit reason %s", uc.cmd,
+			  exit_reason_str(vcpu->run->exit_reason));
+	}
+}
+
+static inline bool write_file(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY), r;
+
+	if (fd < 0)
+		return false;
+
+	r = write(fd, value, strlen(value));
+	close(fd);
+	return r == strlen(value);
 }
 
 #endif /* SELFTEST_KVM_MEDIATED_PMU_H */

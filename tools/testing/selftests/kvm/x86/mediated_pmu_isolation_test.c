@@ -26,7 +26,6 @@
 
 #define MMIO_GPA	0xd0000000ull
 #define MMIO_GVA	0xd0000000ull
-#define PORT		0x99
 
 /* Fresh memory, a page fault of KVM's for each page */
 #define NR_PAGES	64

@@ -33,16 +33,9 @@
 
 #include "mediated_pmu.h"
 
-/*
- * The block with exits.
- *
- *   before	mov
- *   each	out, dec, jnz (branch)
- *   after	xor, xor, wrmsr
- */
-#define PORT		0x99
+/* The block with exits */
 #define EXITS		12
-#define EXITS_INSNS	(1 + EXITS * 3 + 3)
+#define EXITS_INSNS	LOOP_INSNS(EXITS, 1)
 #define EXITS_BRANCHES	EXITS
 
 /* Of exit n, whose OUT is not complete before the vCPU runs again. */
@@ -51,39 +44,16 @@
 
 static __always_inline void run_exits(uint64_t counters)
 {
-	uint32_t eax = counters, edx = counters >> 32;
-
-	asm volatile("wrmsr\n\t"
-		     "mov $" __stringify(EXITS) ", %%esi\n\t"
-		     "1: out %%al, $" __stringify(PORT) "\n\t"
-		     "dec %%esi\n\t"
-		     "jnz 1b\n\t"
-		     "xor %%eax, %%eax\n\t"
-		     "xor %%edx, %%edx\n\t"
-		     "wrmsr\n\t"
-		     : "+a"(eax), "+d"(edx)
-		     : "c"(pmu.global_ctrl)
-		     : "esi", "cc", "memory");
+	RUN_LOOP(counters, EXITS, "out %%al, $" __stringify(PORT) "\n\t");
 }
 
-/* Long enough to be moved to another CPU: mov, and dec and jnz for each */
-#define SPINS		2000000u
-#define SPINS_INSNS	(1 + 2 * SPINS + 3)
+/* Long enough to be moved to another CPU */
+#define SPINS		2000000
+#define SPINS_INSNS	LOOP_INSNS(SPINS, 0)
 
 static __always_inline void run_spins(uint64_t counters)
 {
-	uint32_t eax = counters, edx = counters >> 32;
-
-	asm volatile("wrmsr\n\t"
-		     "mov $" __stringify(SPINS) ", %%esi\n\t"
-		     "1: dec %%esi\n\t"
-		     "jnz 1b\n\t"
-		     "xor %%eax, %%eax\n\t"
-		     "xor %%edx, %%edx\n\t"
-		     "wrmsr\n\t"
-		     : "+a"(eax), "+d"(edx)
-		     : "c"(pmu.global_ctrl)
-		     : "esi", "cc", "memory");
+	RUN_LOOP(counters, SPINS, "");
 }
 
 /* A value to start from that tells whose it is: nobody counts that far. */
@@ -287,26 +257,6 @@ static struct kvm_vm *create_vm(int guest, int nr_vcpus, struct kvm_vcpu **vcpu,
 	sync_global_to_guest(vm, number);
 	sync_global_to_guest(vm, bonus);
 	return vm;
-}
-
-/* True at an exit in the block's midst, false at the end of the round. */
-static bool run_to_exit(struct kvm_vcpu *vcpu)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	if (vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == PORT)
-		return true;
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return false;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected ucall %lu, exit reason %s", uc.cmd,
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
 }
 
 static int nr_cpus;
@@ -519,18 +469,6 @@ static void let_others_look(struct kvm_vcpu *vcpu, int n)
 		_exit(0);
 	}
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status, "The other task failed");
-}
-
-static bool write_file(const char *path, const char *value)
-{
-	int fd = open(path, O_WRONLY), r;
-
-	if (fd < 0)
-		return false;
-
-	r = write(fd, value, strlen(value));
-	close(fd);
-	return r == strlen(value);
 }
 
 #define CPU1_ONLINE	"/sys/devices/system/cpu/cpu1/online"
