@@ -24,7 +24,8 @@
 //
 // A guest and its own guests are one: they have one PMU.  A VMCS that is
 // entered after another one exited with VMLAUNCH or VMRESUME (a VMCB: VMRUN)
-// is of the same family.
+// is of the same family.  Until that one is entered again, what it counts may go
+// on counting in the new one, which is not mediated itself if all its accesses exit.
 
 #define NEED_CPU_REG_SHORTCUTS 1
 #include "bochs.h"
@@ -41,6 +42,14 @@
 static unsigned violations[RULES + 1];
 static std::string reports;
 static std::map<const lab_context_t *, const lab_context_t *> parents;
+static std::map<const lab_context_t *, const lab_context_t *> nested; // by the one that waits
+
+static bool is_nested(const lab_context_t *guest)
+{
+  for (const std::pair<const lab_context_t * const, const lab_context_t *> &entry : nested)
+    if (entry.second == guest) return true;
+  return false;
+}
 
 lab_audit_c::lab_audit_c(lab_cpu_c *lab, unsigned n): lab(lab), stretch(1), owned(0), unclear(0), last(NULL),
   mediated(NULL), readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
@@ -59,6 +68,12 @@ std::string lab_audit_report(bool with_first)
       std::to_string(violations[rule]);
   if (with_first) text += ",\"first\":[" + reports + "]";
   return text + "},";
+}
+
+// Who may count now; NULL: the host
+const lab_context_t *lab_audit_c::owner() const
+{
+  return mediated || ! is_nested(lab->context) ? mediated : lab->context;
 }
 
 void lab_audit_c::violation(unsigned rule, unsigned n, const char *what)
@@ -139,7 +154,7 @@ void lab_audit_c::counted_in_host(unsigned n)
 
 void lab_audit_c::status_set(unsigned n)
 {
-  counters[n].status_from = mediated ? family(mediated) : HOST;
+  counters[n].status_from = owner() ? family(owner()) : HOST;
 }
 
 void lab_audit_c::status_written()
@@ -149,16 +164,21 @@ void lab_audit_c::status_written()
 
 void lab_audit_c::enter(lab_context_t *guest, Bit32u mask, bool rdpmc, bool status)
 {
-  if (parent && parent != guest && family(parent) != family(guest)) parents[guest] = parent;
+  if (parent && parent != guest) {
+    if (family(parent) != family(guest)) parents[guest] = parent;
+    nested[parent] = guest;
+  }
+  else nested.erase(guest);
   parent = NULL;
   entry_rip = lab->cpu->prev_rip;
   interrupted = false;
   readable = mask;
   mediated = mask ? guest : NULL;
-  if (! mediated) return;
 
   int self = family(guest);
-  if (last && family(last) == self) unclear = 0;
+  if (owner() && last && family(last) == self) unclear = 0;
+  if (! mediated) return;
+
   wrote_global();
   for (unsigned n = 0; n < counters.size(); n++) {
     state_t &state = counters[n];
@@ -199,7 +219,7 @@ void lab_audit_c::interrupt(unsigned n, Bit32u lvt)
   unsigned mode = lvt >> 8 & 7;
 
   if (! mediated) {
-    if (! masked && mode == 0 && (int) (lvt & 0xff) == guest_vector)
+    if (! owner() && ! masked && mode == 0 && (int) (lvt & 0xff) == guest_vector)
       violation(5, n, "an overflow in the host raises the guest's interrupt");
     return;
   }
@@ -219,7 +239,7 @@ void lab_audit_c::check()
     const lab_counter_t &counter = lab->counter(n);
 
     if (! mediated) {
-      if (counter.active && (owned >> n & 1)) {
+      if (counter.active && (owned >> n & 1) && ! owner()) {
         violation(1, n, "a guest's counter counts in the host");
         owned &= ~(1 << n);
       }

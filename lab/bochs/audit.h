@@ -42,6 +42,7 @@ private:
   void violation(unsigned rule, unsigned n, const char *what);
   int family(const lab_context_t *guest) const;
   bool is_unclear(unsigned n, bool global_on);
+  const lab_context_t *owner() const;
 
   enum { NOBODY = -3, LOADED = -2, HOST = -1 }; // or the family of a guest
 
