@@ -38,6 +38,10 @@
 #define MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET	0xc0000303
 #endif
 
+/* A selector's bits of AMD's; there if the guest can be a hypervisor. */
+#define AMD_EVENTSEL_GUEST_ONLY		BIT_ULL(40)
+#define AMD_EVENTSEL_HOST_ONLY		BIT_ULL(41)
+
 #define PMI_VECTOR	0x35
 
 /*
@@ -160,6 +164,9 @@ static inline void pmu_init_amd(uint32_t nr_gp)
 		.branches		= AMD_ZEN_BRANCHES_RETIRED,
 		.ignores_reserved	= true,
 	};
+
+	if (kvm_cpu_has(X86_FEATURE_SVM))
+		pmu.eventsel_bits |= AMD_EVENTSEL_GUEST_ONLY | AMD_EVENTSEL_HOST_ONLY;
 }
 
 /* What the tests are about; everything they use of the PMU, they check here. */
@@ -370,6 +377,46 @@ do {									\
 static __always_inline void run_block(uint64_t counters)
 {
 	RUN_LOOP(counters, BLOCK_LOOPS, "nop\n\t");
+}
+
+/*
+ * User space has its turn, while the guest's counters may be on: an OUT, which user
+ * space completes before it looks, hence it counts.  From there to the end of the
+ * reading of the counter there are TURN_INSNS instructions, the last one is
+ * RDPMC, which doesn't count itself.
+ */
+#define TURN_PORT	0x99
+#define TURN_INSNS	5
+
+static __always_inline uint64_t take_turn(int i)
+{
+	uint32_t eax, edx;
+
+	asm volatile("out %%al, $" __stringify(TURN_PORT) "\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "nop\n\t"
+		     "mov %[index], %%ecx\n\t"
+		     "rdpmc\n\t"
+		     : "=a"(eax), "=d"(edx)
+		     : [index]"r"(rdpmc_index(i))
+		     : "ecx", "memory");
+
+	return eax | (uint64_t)edx << 32;
+}
+
+static inline void run_to_turn(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, TURN_PORT);
+	vcpu_run_complete_io(vcpu);
 }
 
 /* Run until the guest is done, failing with its message if it says so. */

@@ -341,15 +341,7 @@ static void test_registers(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
 	kvm_vm_free(vm);
 }
 
-/*
- * Everything counts while user space has its turn, which begins with an OUT.
- * User space completes that before it looks: it counts.  From there to the end
- * of the reading of counter i there are TURN_INSNS + 2 * i instructions, MOV and
- * RDPMC for each; the last RDPMC doesn't count itself.
- */
-#define TURN_PORT	0x99
-#define TURN_INSNS	5
-
+/* Everything counts while user space has its turn. */
 static struct {
 	uint64_t value[64];
 	uint64_t status;
@@ -357,25 +349,6 @@ static struct {
 	uint64_t fixed_ctrl;
 	uint64_t eventsel[MAX_GP];
 } guest_sees;
-
-/* One counter at a time, so that the number of instructions to it is the same. */
-static __always_inline uint64_t take_turn(int i)
-{
-	uint32_t eax, edx;
-
-	asm volatile("out %%al, $" __stringify(TURN_PORT) "\n\t"
-		     "nop\n\t"
-		     "nop\n\t"
-		     "nop\n\t"
-		     "nop\n\t"
-		     "mov %[index], %%ecx\n\t"
-		     "rdpmc\n\t"
-		     : "=a"(eax), "=d"(edx)
-		     : [index]"r"(rdpmc_index(i))
-		     : "ecx", "memory");
-
-	return eax | (uint64_t)edx << 32;
-}
 
 static void guest_turns(void)
 {
@@ -403,15 +376,7 @@ static void guest_turns(void)
 
 static void wait_for_turn(struct kvm_vcpu *vcpu)
 {
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
-		REPORT_GUEST_ASSERT(uc);
-
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, TURN_PORT);
-	vcpu_run_complete_io(vcpu);
+	run_to_turn(vcpu);
 	sync_global_from_guest(vcpu->vm, guest_sees);
 }
 
