@@ -38,6 +38,7 @@
 static const struct mediated_vendor {
 	u8	vendor;
 	u8	min_version;
+	bool	late_nmis;
 	u32	global_ctrl;
 	u32	global_status;
 } mediated_vendors[] = {
@@ -48,9 +49,11 @@ static const struct mediated_vendor {
 		.global_ctrl	= MSR_CORE_PERF_GLOBAL_CTRL,
 		.global_status	= MSR_CORE_PERF_GLOBAL_STATUS,
 	},
+	/* Two counters that overflow together can raise another NMI much later. */
 	{
 		.vendor		= X86_VENDOR_AMD,
 		.min_version	= 2,
+		.late_nmis	= true,
 		.global_ctrl	= MSR_AMD64_PERF_CNTR_GLOBAL_CTL,
 		.global_status	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
 	},
@@ -138,7 +141,7 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	__this_cpu_write(host_pmi_owed, true);
 	__this_cpu_write(perf_mediated_owner, guest);
 	rdmsrl(mediated_vendor->global_status, status);
-	if (!(status & active))
+	if (!(status & active) && !(active && mediated_vendor->late_nmis))
 		__this_cpu_write(host_pmi_owed, false);
 
 	/* From here on the gates are closed. */
@@ -171,7 +174,7 @@ static void evict_owner(void)
 {
 	struct perf_mediated_guest *owner = __this_cpu_read(perf_mediated_owner);
 
-	WARN_ON_ONCE(__this_cpu_read(guest_running));
+	WARN_ON_ONCE(in_nmi());
 	WARN_ON_ONCE(owner->cpu != smp_processor_id());
 
 	owner->evict(owner);
@@ -218,8 +221,16 @@ bool perf_mediated_claim(struct perf_mediated_guest *guest)
 }
 EXPORT_SYMBOL_GPL(perf_mediated_claim);
 
+/* Whoever comes here for another guest than the one that runs has lost track. */
+static bool is_running(struct perf_mediated_guest *guest)
+{
+	return !WARN_ON_ONCE(!__this_cpu_read(guest_running) ||
+			     __this_cpu_read(perf_mediated_owner) != guest);
+}
+
 /**
  * perf_mediated_park - the owner's vCPU has left its run loop
+ * @guest: the owner
  *
  * The owner's counters must have stopped.  IRQs must be off.  Takes no locks.
  *
@@ -228,35 +239,43 @@ EXPORT_SYMBOL_GPL(perf_mediated_claim);
  * caller must save the guest's state, clear the registers, and call
  * perf_mediated_yield(), before it turns IRQs on.
  */
-bool perf_mediated_park(void)
+bool perf_mediated_park(struct perf_mediated_guest *guest)
 {
 	lockdep_assert_irqs_disabled();
-	WARN_ON_ONCE(!__this_cpu_read(guest_running));
 
-	__this_cpu_write(guest_running, false);
+	if (!is_running(guest))
+		return true;
 
 	/* A task that comes to use RDPMC later evicts, see cr4_update_pce_mm(). */
-	return !__this_cpu_read(cpu_hw_events.n_events) &&
-	       !(cr4_read_shadow() & X86_CR4_PCE);
+	if (__this_cpu_read(cpu_hw_events.n_events) ||
+	    cr4_read_shadow() & X86_CR4_PCE)
+		return false;
+
+	__this_cpu_write(guest_running, false);
+	return true;
 }
 EXPORT_SYMBOL_GPL(perf_mediated_park);
 
 /**
  * perf_mediated_yield - give this CPU's PMU hardware back to the host's events
+ * @guest: the owner, which perf_mediated_park() has not parked
  *
  * The caller has turned off global control, and has left zero in all selectors and
  * in the overflow status.  IRQs must be off.  Takes no locks.
  */
-void perf_mediated_yield(void)
+void perf_mediated_yield(struct perf_mediated_guest *guest)
 {
 	struct cpu_hw_events *cpuc = this_cpu_ptr(&cpu_hw_events);
 	int enabled = cpuc->enabled;
 
 	lockdep_assert_irqs_disabled();
-	WARN_ON_ONCE(__this_cpu_read(guest_running));
 
-	__this_cpu_read(perf_mediated_owner)->cpu = -1;
-	mark_dirty(__this_cpu_read(perf_mediated_owner));
+	if (!is_running(guest))
+		return;
+
+	__this_cpu_write(guest_running, false);
+	guest->cpu = -1;
+	mark_dirty(guest);
 
 	/* As in x86_pmu_enable(), events are started before the PMU is. */
 	cpuc->enabled = 0;
@@ -281,7 +300,8 @@ void perf_mediated_evict(void)
 {
 	guard(irqsave)();
 
-	if (!perf_mediated_guest_owns_pmu())
+	if (!perf_mediated_guest_owns_pmu() ||
+	    WARN_ON_ONCE(__this_cpu_read(guest_running)))
 		return;
 
 	evict_owner();

@@ -222,8 +222,13 @@ static bool pmc_counts_in_mode(struct kvm_pmc *pmc, u8 mode)
 /* L1 and L2 are both guests to the hardware. */
 static u64 eventsel_for_hw(struct kvm_pmc *pmc, u8 mode)
 {
-	u64 eventsel = (pmc->eventsel_hw & ~regs->eventsel_host_only) |
-		       regs->eventsel_guest_only;
+	u64 eventsel;
+
+	if (!pmc->eventsel_hw)
+		return 0;
+
+	eventsel = (pmc->eventsel_hw & ~regs->eventsel_host_only) |
+		   regs->eventsel_guest_only;
 
 	if (pmc_counts_in_mode(pmc, mode))
 		return eventsel;
@@ -309,6 +314,12 @@ static void sync_counter(struct kvm_pmc *pmc)
 	mark_synced(pmu, BIT_ULL(pmc->idx));
 }
 
+static void __sync_status(struct kvm_pmu *pmu, u64 hw)
+{
+	pmu->global_status = hw & ~pmu->global_status_rsvd;
+	mark_synced(pmu, KVM_MEDIATED_PMU_STATUS);
+}
+
 static void sync_status(struct kvm_pmu *pmu)
 {
 	u64 hw;
@@ -317,8 +328,7 @@ static void sync_status(struct kvm_pmu *pmu)
 		return;
 
 	rdmsrl(regs->global_status, hw);
-	pmu->global_status = hw & ~pmu->global_status_rsvd;
-	mark_synced(pmu, KVM_MEDIATED_PMU_STATUS);
+	__sync_status(pmu, hw);
 }
 
 void kvm_mediated_pmu_sync_counter(struct kvm_pmc *pmc)
@@ -330,7 +340,7 @@ void kvm_mediated_pmu_sync_counter(struct kvm_pmc *pmc)
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_sync_counter);
 
 /* Before KVM reads or writes the overflow status in memory. */
-void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr)
+void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr, bool write)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
@@ -342,7 +352,8 @@ void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr)
 	guard(irqsave)();
 
 	sync_status(pmu);
-	pmu->mediated.mem_newer |= KVM_MEDIATED_PMU_STATUS;
+	if (write)
+		pmu->mediated.mem_newer |= KVM_MEDIATED_PMU_STATUS;
 }
 
 /* In the evicting CPU's IRQ context, or by the vCPU itself; IRQs are off. */
@@ -360,14 +371,16 @@ static void save_and_clear(struct kvm_vcpu *vcpu)
 		wrmsrl(regs->fixed_ctr_ctrl, 0);
 
 	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
-		if (pmc_is_gp(pmc))
+		if (pmc_is_gp(pmc) &&
+		    (pmc->eventsel_hw || pmu->mediated.selector_newer & BIT_ULL(i)))
 			wrmsrl(pmc_eventsel_msr(pmc), 0);
 
 		sync_counter(pmc);
 	}
 
-	sync_status(pmu);
 	rdmsrl(regs->global_status, status);
+	if (pmu->mediated.hw_newer & KVM_MEDIATED_PMU_STATUS)
+		__sync_status(pmu, status);
 	if (status)
 		wrmsrl(regs->global_status_clear, status);
 }
@@ -438,13 +451,13 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
 	vcpu_to_pmu(vcpu)->mediated.loaded = false;
 
-	if (perf_mediated_park())
+	if (perf_mediated_park(&vcpu_to_pmu(vcpu)->mediated.guest))
 		return;
 
 	++vcpu->stat.pmu_yields;
 	trace_kvm_mediated_pmu_yield(vcpu);
 	save_and_clear(vcpu);
-	perf_mediated_yield();
+	perf_mediated_yield(&vcpu_to_pmu(vcpu)->mediated.guest);
 }
 
 /*
@@ -473,8 +486,15 @@ void kvm_mediated_pmu_register(void)
 
 void kvm_mediated_pmu_unregister(void)
 {
-	if (enable_mediated_pmu)
-		perf_unregister_guest_pmi_handler();
+	int cpu;
+
+	if (!enable_mediated_pmu)
+		return;
+
+	perf_unregister_guest_pmi_handler();
+
+	for_each_possible_cpu(cpu)
+		WARN_ON_ONCE(per_cpu(perf_mediated_owner, cpu));
 }
 
 static bool pmc_is_enabled(struct kvm_pmc *pmc)

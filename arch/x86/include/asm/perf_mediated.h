@@ -27,8 +27,8 @@ struct perf_mediated_guest {
 
 /* For the hypervisor. */
 bool perf_mediated_claim(struct perf_mediated_guest *guest);
-bool perf_mediated_park(void);
-void perf_mediated_yield(void);
+bool perf_mediated_park(struct perf_mediated_guest *guest);
+void perf_mediated_yield(struct perf_mediated_guest *guest);
 void perf_mediated_evict(void);
 void perf_mediated_evict_guest(struct perf_mediated_guest *guest);
 
