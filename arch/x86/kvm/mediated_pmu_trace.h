@@ -39,7 +39,7 @@ DEFINE_EVENT(kvm_mediated_pmu, kvm_mediated_pmu_evict,
 #endif /* _TRACE_KVM_MEDIATED_PMU_H */
 
 #undef TRACE_INCLUDE_PATH
-#define TRACE_INCLUDE_PATH ../../arch/x86/kvm
+#define TRACE_INCLUDE_PATH .
 #undef TRACE_INCLUDE_FILE
 #define TRACE_INCLUDE_FILE mediated_pmu_trace
 

@@ -45,7 +45,8 @@ static uint8_t pages[NR_PAGES][PAGE_SIZE] __aligned(PAGE_SIZE);
 
 #define RUN_EXITS(counters, exit, inputs...)				\
 do {									\
-	uint32_t __eax = (counters), __edx = (counters) >> 32;		\
+	uint64_t __counters = (counters);				\
+	uint32_t __eax = __counters, __edx = __counters >> 32;		\
 	uint32_t __ecx = pmu.global_ctrl;				\
 									\
 	asm volatile("wrmsr\n\t"					\
