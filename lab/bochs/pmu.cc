@@ -243,7 +243,7 @@ void lab_cpu_c::arm()
   }
 
   cpu->lab.stop = (deadline == NEVER) ? NEVER : (deadline > NEAR) ? deadline - NEAR : 0;
-  if (deferred || unchecked) cpu->lab.stop = 0;
+  if (deferred || unchecked || bx_dbg.gdbstub_enabled) cpu->lab.stop = 0;
   // the trace in execution may be long enough to run over the new deadline
   if (cpu->icount >= cpu->lab.stop) cpu->async_event |= BX_ASYNC_EVENT_STOP_TRACE;
 }
