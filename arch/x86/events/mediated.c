@@ -41,6 +41,7 @@ static const struct mediated_vendor {
 	bool	late_nmis;
 	u32	global_ctrl;
 	u32	global_status;
+	u64	pmi_status;
 } mediated_vendors[] = {
 	/* Version 4 is the first whose overflow status can be restored. */
 	{
@@ -48,6 +49,8 @@ static const struct mediated_vendor {
 		.min_version	= 4,
 		.global_ctrl	= MSR_CORE_PERF_GLOBAL_CTRL,
 		.global_status	= MSR_CORE_PERF_GLOBAL_STATUS,
+		.pmi_status	= GLOBAL_STATUS_BUFFER_OVF |
+				  BIT_ULL(GLOBAL_STATUS_PERF_METRICS_OVF_BIT),
 	},
 	/* Two counters that overflow together can raise another NMI much later. */
 	{
@@ -138,13 +141,16 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	 * it; but it must not become an unknown NMI, or the guest's.  It can
 	 * arrive at any instruction: expect it first, then find out.
 	 */
-	__this_cpu_write(host_pmi_owed, true);
-	__this_cpu_write(perf_mediated_owner, guest);
+	this_cpu_write(host_pmi_owed, true);
+	this_cpu_write(perf_mediated_owner, guest);
+	barrier();
 	rdmsrl(mediated_vendor->global_status, status);
-	if (!(status & active) && !(active && mediated_vendor->late_nmis))
-		__this_cpu_write(host_pmi_owed, false);
+	if (!(status & (active | mediated_vendor->pmi_status)) &&
+	    !(active && mediated_vendor->late_nmis))
+		this_cpu_write(host_pmi_owed, false);
 
 	/* From here on the gates are closed. */
+	barrier();
 	cpuc->enabled = enabled;
 
 	apic_write(APIC_LVTPC, APIC_DM_FIXED | PERF_GUEST_MEDIATED_PMI_VECTOR);
@@ -155,7 +161,8 @@ static void give_to_host(void)
 {
 	/* Nothing counts: no PMI can be raised while the vector changes. */
 	apic_write(APIC_LVTPC, APIC_DM_NMI);
-	__this_cpu_write(perf_mediated_owner, NULL);
+	this_cpu_write(perf_mediated_owner, NULL);
+	barrier();
 
 	/* Clear counters before a task may use RDPMC, which few ever do. */
 	if (cr4_read_shadow() & X86_CR4_PCE)
@@ -355,7 +362,7 @@ DEFINE_IDTENTRY_SYSVEC(sysvec_perf_guest_mediated_pmi)
 
 	/*
 	 * If it's the host's, raised between the last two writes of claim, then the
-	 * guest's overflow status tells so.
+	 * guest's overflow status tells so, unless the guest has a PMI to come, too.
 	 */
 	perf_handle_guest_pmi();
 }
@@ -365,7 +372,9 @@ void __init x86_pmu_init_mediated(struct pmu *pmu)
 {
 	const struct mediated_vendor *v;
 
-	if (cpu_feature_enabled(X86_FEATURE_HYBRID_CPU) || !x86_pmu.apic)
+	/* With TSX force abort a counter is the microcode's, unless perf needs it. */
+	if (cpu_feature_enabled(X86_FEATURE_HYBRID_CPU) || !x86_pmu.apic ||
+	    x86_pmu.flags & PMU_FL_TFA)
 		return;
 
 	for (v = mediated_vendors; v < mediated_vendors + ARRAY_SIZE(mediated_vendors); v++) {

@@ -65,7 +65,7 @@ void kvm_mediated_pmu_setup(const struct kvm_mediated_pmu_regs *vendor_regs,
 	if (!enable_pmu)
 		missing = "a vPMU: enable_pmu is off, the CPU is hybrid, or perf has no PMU";
 	else if (!kvm_pmu_cap.mediated)
-		missing = "PMU version 4 (Intel) or PerfMonV2 (AMD)";
+		missing = "PMU version 4 without TSX force abort (Intel) or PerfMonV2 (AMD)";
 
 	if (missing) {
 		pr_warn("mediated PMU disabled, needs %s\n", missing);
@@ -553,9 +553,7 @@ void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	/* L2's registers are intercepted, or not, as of its last entry. */
-	if (!pmu->mediated.claims || !vcpu->scheduled_out || !is_idle(pmu) ||
-	    is_guest_mode(vcpu))
+	if (!pmu->mediated.claims || !vcpu->scheduled_out || !is_idle(pmu))
 		return;
 
 	scoped_guard(irqsave) {
@@ -563,10 +561,27 @@ void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu)
 			perf_mediated_evict();
 	}
 
-	pmu->mediated.claims = false;
-	pmu->global_ctrl_hw = 0;
+	pmu->mediated.unclaim = true;
 	kvm_make_request(KVM_REQ_RECALC_INTERCEPTS, vcpu);
 }
+
+/*
+ * The guest must not access directly what it doesn't claim, hence the two change
+ * together.  Not in L2, whose intercepts were merged when it was entered.
+ */
+bool kvm_mediated_pmu_recalc_claim(struct kvm_vcpu *vcpu)
+{
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	if (pmu->mediated.unclaim && !is_guest_mode(vcpu) && is_idle(pmu)) {
+		pmu->mediated.claims = false;
+		pmu->global_ctrl_hw = 0;
+	}
+	pmu->mediated.unclaim = false;
+
+	return pmu->mediated.claims;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_mediated_pmu_recalc_claim);
 
 /* The vCPU is created, gets its CPUID, or is destroyed. */
 void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu)

@@ -47,6 +47,7 @@ bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
 bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
 
 void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu);
+bool kvm_mediated_pmu_recalc_claim(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr, bool write);
 
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu);

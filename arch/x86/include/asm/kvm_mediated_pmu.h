@@ -21,6 +21,8 @@ struct kvm_mediated_pmu {
 	struct perf_mediated_guest guest;
 	/* The guest has a counter enabled, or had one since it last slept. */
 	bool claims;
+	/* It has slept with none enabled: claim nothing when intercepts follow. */
+	bool unclaim;
 	/* The vCPU is in its run loop, and its PMU in the hardware. */
 	bool loaded;
 	/* For whom the selectors in the hardware are: L1, L2, or both. */

@@ -23,9 +23,30 @@ static const struct kvm_mediated_pmu_regs amd_mediated_pmu_regs = {
 	.eventsel_host_only	= AMD64_EVENTSEL_HOSTONLY,
 };
 
+/* A hypervisor that emulates the PMU may ignore the bit. */
+static bool __init has_guest_only(void)
+{
+	u64 old, new;
+
+	/* The last counter of all, with IRQs off: there may be events. */
+	guard(irqsave)();
+
+	rdmsrl(MSR_F15H_PERF_CTL5, old);
+	wrmsrl(MSR_F15H_PERF_CTL5, old | AMD64_EVENTSEL_GUESTONLY);
+	rdmsrl(MSR_F15H_PERF_CTL5, new);
+	wrmsrl(MSR_F15H_PERF_CTL5, old);
+
+	return new & AMD64_EVENTSEL_GUESTONLY;
+}
+
 void __init svm_mediated_pmu_setup(void)
 {
-	kvm_mediated_pmu_setup(&amd_mediated_pmu_regs, NULL);
+	const char *missing = NULL;
+
+	if (kvm_pmu_cap.mediated && !has_guest_only())
+		missing = "event selectors with a guest-only bit";
+
+	kvm_mediated_pmu_setup(&amd_mediated_pmu_regs, missing);
 }
 
 void amd_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged)
@@ -42,7 +63,7 @@ void amd_mediated_pmu_put(struct kvm_vcpu *vcpu)
 /* Counters are the guest's own registers; what selects events never is. */
 void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
-	bool mediated = kvm_mediated_pmu_claims(vcpu);
+	bool mediated = kvm_mediated_pmu_recalc_claim(vcpu);
 	bool core = guest_has_feature(vcpu, X86_FEATURE_PERFCTR_CORE);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;

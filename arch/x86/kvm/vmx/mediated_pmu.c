@@ -101,7 +101,7 @@ static bool has_full_width_writes(struct kvm_vcpu *vcpu)
 /* Counters are the guest's own registers; what selects events never is. */
 void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
-	bool mediated = kvm_mediated_pmu_claims(vcpu);
+	bool mediated = kvm_mediated_pmu_recalc_claim(vcpu);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
 	int i;
