@@ -162,6 +162,11 @@ void lab_audit_c::status_written()
   for (state_t &state : counters) state.status_from = LOADED;
 }
 
+void lab_audit_c::entering()
+{
+  entry_rip = lab->cpu->prev_rip;
+}
+
 void lab_audit_c::enter(lab_context_t *guest, Bit32u mask, bool rdpmc, bool status)
 {
   if (parent && parent != guest) {
@@ -170,7 +175,6 @@ void lab_audit_c::enter(lab_context_t *guest, Bit32u mask, bool rdpmc, bool stat
   }
   else nested.erase(guest);
   parent = NULL;
-  entry_rip = lab->cpu->prev_rip;
   interrupted = false;
   readable = mask;
   mediated = mask ? guest : NULL;

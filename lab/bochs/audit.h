@@ -28,6 +28,8 @@ public:
   // The host went from user to kernel mode.
   void new_stretch() { stretch++; }
 
+  // The instruction in flight may enter a guest: its RIP.
+  void entering();
   // A guest is entered that can read these counters without an exit.
   void enter(lab_context_t *guest, Bit32u readable, bool rdpmc, bool status);
   void leave(bool to_enter_a_guest);

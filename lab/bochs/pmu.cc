@@ -555,6 +555,7 @@ static void entry(BX_CPU_C *cpu)
 {
   lab_cpu_c *lab = cpu->lab.cpu;
 
+  if (lab->audit) lab->audit->entering();
   lab->charge(lab->costs.entry);
   lab->account_in_flight();
   lab->arm();

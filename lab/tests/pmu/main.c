@@ -308,6 +308,29 @@ static void test_events(void)
 	line_address = 0x2100000;
 	check("cold lines", "cache misses", count(0, select_of(CACHE_MISSES, OS | EN), lines), 5);
 
+	/* CLFLUSH is no access, and drops a line from both caches */
+	check("flushed line", "loads", count(0, select_of(LOADS, OS | EN), flushed), 2 + 1);
+	for (int e = CACHE_REFS; e <= CACHE_MISSES; e++) {
+		check("flushed line", events[e].name, count(0, select_of(e, OS | EN), flushed), 1);
+		check("line that is only flushed", events[e].name,
+		      count(0, select_of(e, OS | EN), flushed_only), 0);
+		check("flushed again", events[e].name, count(0, select_of(e, OS | EN), flushed), 1);
+		check("flushed code", events[e].name,
+		      count(0, select_of(e, OS | EN), flushing_itself), 1);
+	}
+	check("line after its flush", "cache misses",
+	      count(0, select_of(CACHE_MISSES, OS | EN), lines), 0);
+
+	/*
+	 * Two bits for each branch, which begin at "never".  Of 10 times that
+	 * alternate, 5 are predicted.  The loop's branch is learned in two
+	 * times, and its end is a surprise each time.
+	 */
+	check("cold branches", "mispredicts", count(0, select_of(MISPREDICTS, OS | EN), alternating), 5 + 3);
+	check("warm branches", "mispredicts", count(0, select_of(MISPREDICTS, OS | EN), alternating), 5 + 1);
+	check("warm branches", "mispredicts in user mode",
+	      count(0, select_of(MISPREDICTS, USR | EN), alternating), 0);
+
 	/* a counter that no profile's event is selected in */
 	check("no event", "count", count(0, 0x55 | USR | OS | EN, loop100), 0);
 	check("not enabled", "count", count(0, select_of(INSTRUCTIONS, USR | OS), loop100), 0);
@@ -315,6 +338,24 @@ static void test_events(void)
 	check("not enabled globally", "count", count(1, select_of(INSTRUCTIONS, OS | EN), loop100), 0);
 	global_on = BIT(1);
 	check("only enabled globally", "count", count(1, select_of(INSTRUCTIONS, OS | EN), loop100), 207);
+}
+
+/* System management mode is kernel mode, unless the counters are frozen in it. */
+static void test_smm(void)
+{
+	u64 in_smm;
+
+	reset_pmu();
+	in_smm = count(0, select_of(INSTRUCTIONS, OS | EN), smi) - (1 + 6);
+	check("SMM", "its instructions are counted", in_smm > 0 && in_smm < 1000, 1);
+	check("SMM", "user mode", count(0, select_of(INSTRUCTIONS, USR | EN), smi), 0);
+	if (!(profile->capabilities & BIT(12)))
+		return;
+	wrmsr(DEBUGCTL, BIT(14));
+	check("SMM", "frozen", count(0, select_of(INSTRUCTIONS, OS | EN), smi), 1 + 6);
+	check("SMM", "frozen, cycles", count(0, select_of(CYCLES, OS | EN), smi), 1 + 6);
+	wrmsr(DEBUGCTL, 0);
+	check("SMM", "not any more", count(0, select_of(INSTRUCTIONS, OS | EN), smi), in_smm + 1 + 6);
 }
 
 static void test_fixed(void)
@@ -461,6 +502,7 @@ static void test_intel_registers(void)
 		{ "capabilities", CAPABILITIES, 0, 1 },
 		{ "debug control, bit 2", DEBUGCTL, BIT(2), 1 },
 		{ "debug control, freeze on PMI", DEBUGCTL, BIT(12), 0 },
+		{ "debug control, freeze in SMM", DEBUGCTL, BIT(14), 0 },
 		{ "metrics", METRICS, 0, !metrics },
 		{ "absent counter", PMC0 + general, 0, 1 },
 		{ "absent full-width counter", FULL_PMC0 + general, 0, 1 },
@@ -903,6 +945,7 @@ void main(void)
 	} else {
 		test_cpuid();
 		test_events();
+		test_smm();
 		test_fixed();
 		test_modifiers();
 		if (profile->amd)

@@ -190,6 +190,37 @@ CODE lines				/* 5 lines, and 4 of them again */
 	movb	192(%rax), %cl
 	ret
 
+CODE flushed				/* 3 instructions, a line that is warm */
+	movl	line_address, %eax
+	clflush	64(%rax)
+	movb	64(%rax), %cl
+	ret
+
+CODE flushed_only			/* 2 instructions, the same line */
+	movl	line_address, %eax
+	clflush	64(%rax)
+	ret
+
+	.balign	64
+CODE flushing_itself			/* 3 instructions in one line */
+	clflush	flushing_itself
+	nop
+	nop
+	ret
+	.balign	64
+
+CODE alternating			/* 41 instructions, 20 branches */
+	movl	$10, %ecx
+1:	testb	$1, %cl
+	jz	2f			/* taken, not taken, ... */
+2:	decl	%ecx
+	jnz	1b			/* taken 9 times */
+	ret
+
+CODE smi				/* 1 instruction, and those of the BIOS's handler */
+	outb	%al, $0xb2
+	ret
+
 CODE repeated				/* 3 instructions, 102 cycles */
 	movl	$100, %ecx
 	movl	$buffer, %edi
@@ -289,12 +320,13 @@ CODE user_rdpmc				/* RDPMC of 0 in user mode */
 	ret
 	.endm
 
-	.globl	vmx_enter, vmx_exited, svm_enter
+	.globl	vmx_enter, vmx_entry, vmx_exited, svm_enter, svm_entry, svm_exited
 vmx_enter:
 	SAVE
 	movl	$0x6c14, %eax		/* host RSP */
 	vmwrite	%rsp, %rax
 	BEFORE
+vmx_entry:
 	vmlaunch
 	AFTER
 	movl	$1, %eax		/* VMLAUNCH failed */
@@ -311,7 +343,9 @@ svm_enter:				/* the physical address of the VMCB */
 	movq	%rdi, %r8
 	BEFORE
 	movq	%r8, %rax
+svm_entry:
 	vmrun
+svm_exited:
 	AFTER
 	cli
 	stgi
