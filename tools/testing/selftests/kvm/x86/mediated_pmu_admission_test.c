@@ -11,9 +11,19 @@
  *    an unprivileged user.
  *  - A VM without a PMU, be it by KVM_PMU_CAP_DISABLE or for want of a local APIC in
  *    the kernel, takes no part in this; and has no PMU.
+ *  - Each event of a group stands for itself.
+ *  - While a task has an event that can count guests, its own or an inherited one,
+ *    KVM_RUN fails with EBUSY; and works when the event is gone.  Once KVM_RUN has
+ *    worked no such event can be opened on that task, by itself or by others:
+ *    EOPNOTSUPP.  Its children are free to have some.
+ *  - Of an event and a VM, or of an event and a task's first KVM_RUN, that come at
+ *    the same time, never both succeed.
+ *  - The kernel's log names the event that is in the way, at a limited rate.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <linux/perf_event.h>
@@ -78,7 +88,7 @@ static const struct event events[] = {
 	  .config = PERF_COUNT_SW_CONTEXT_SWITCHES, .of_task = true },
 };
 
-static int open_event(const struct event *e)
+static int open_event_at(const struct event *e, pid_t pid, int cpu, int group)
 {
 	struct perf_event_attr attr = {
 		.type = e->type,
@@ -94,8 +104,12 @@ static int open_event(const struct event *e)
 		.inherit = e->inherit,
 	};
 
-	return syscall(__NR_perf_event_open, &attr, e->of_task ? 0 : -1,
-		       e->of_task ? -1 : 0, -1, 0);
+	return syscall(__NR_perf_event_open, &attr, pid, cpu, group, 0);
+}
+
+static int open_event(const struct event *e)
+{
+	return open_event_at(e, e->of_task ? 0 : -1, e->of_task ? -1 : 0, -1);
 }
 
 /* For what must work, whatever else is there */
@@ -355,6 +369,721 @@ static void test_unprivileged(void)
 	close_fd(to_child[1]);
 }
 
+static const struct event cpu_event = {
+	"of a CPU", .config = INSTRUCTIONS, .counts_guests = true,
+};
+
+static const struct event cpu_event_of_host = {
+	"of a CPU, the host only", .config = INSTRUCTIONS, .exclude_guest = true,
+};
+
+static const struct event cpu_event_software = {
+	"software", .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_CPU_CLOCK,
+};
+
+static const struct event task_event = {
+	"of a task", .config = INSTRUCTIONS, .of_task = true,
+};
+
+static const struct event task_event_inherited = {
+	"of a task and its children", .config = CYCLES, .of_task = true, .inherit = true,
+};
+
+static const struct event task_event_of_host = {
+	"of a task, the host only", .config = INSTRUCTIONS, .of_task = true,
+	.exclude_guest = true,
+};
+
+static uint64_t read_event(int fd)
+{
+	uint64_t value;
+
+	TEST_ASSERT(read(fd, &value, sizeof(value)) == sizeof(value), "Can't read an event");
+	return value;
+}
+
+/* The leader can't count guests, but the other one does. */
+static void test_group(const struct event *leader)
+{
+	struct kvm_vm *vm = create_vm();
+	int first, second, vcpu;
+
+	first = open_event_or_fail(leader, "alone");
+	second = open_event_at(&cpu_event, -1, 0, first);
+	TEST_ASSERT(second >= 0, "In a group with %s: perf_event_open failed: %s", leader->name,
+		    strerror(errno));
+	assert_vcpu_busy(vm, "a group");
+	close_fd(second);
+
+	vcpu = create_vcpu_or_fail(vm, 0, "the rest of a group");
+	second = open_event_at(&cpu_event, -1, 0, first);
+	TEST_ASSERT(second < 0 && errno == EOPNOTSUPP,
+		    "In a group with %s: perf_event_open wants EOPNOTSUPP", leader->name);
+
+	/* The group is none the worse for it. */
+	second = open_event_at(&cpu_event_of_host, -1, 0, first);
+	TEST_ASSERT(second >= 0, "In a group with %s: perf_event_open failed: %s", leader->name,
+		    strerror(errno));
+	kvm_pin_this_task_to_pcpu(0);
+	TEST_ASSERT(read_event(first) && read_event(second), "The group stands still");
+
+	close_fd(second);
+	close_fd(first);
+	close_fd(vcpu);
+	kvm_vm_free(vm);
+}
+
+static void guest_code(void)
+{
+	for (;;)
+		GUEST_SYNC(0);
+}
+
+static void run_or_fail(struct kvm_vcpu *vcpu, const char *when)
+{
+	TEST_ASSERT(!__vcpu_run(vcpu), "%s: KVM_RUN failed: %s", when, strerror(errno));
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+}
+
+static void assert_run_busy(struct kvm_vcpu *vcpu, const char *when)
+{
+	int r = __vcpu_run(vcpu);
+
+	TEST_ASSERT(r < 0, "%s: KVM_RUN succeeded", when);
+	TEST_ASSERT(errno == EBUSY, "%s: KVM_RUN wants EBUSY, failed with %s", when,
+		    strerror(errno));
+}
+
+/*
+ * A task that has run a vCPU is marked for good, and a VM can be run by threads
+ * of its process only.  So let each test have a thread of its own.
+ */
+static void *thread_main(void *fn)
+{
+	((void (*)(void))fn)();
+	return NULL;
+}
+
+static pthread_t start_thread_on(int cpu, void (*fn)(void))
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	cpu_set_t set;
+
+	pthread_attr_init(&attr);
+	if (cpu >= 0) {
+		CPU_ZERO(&set);
+		CPU_SET(cpu, &set);
+		pthread_attr_setaffinity_np(&attr, sizeof(set), &set);
+	}
+	TEST_ASSERT(!pthread_create(&thread, &attr, thread_main, fn), "pthread_create failed");
+	pthread_attr_destroy(&attr);
+	return thread;
+}
+
+static pthread_t start_thread(void (*fn)(void))
+{
+	return start_thread_on(-1, fn);
+}
+
+static void in_thread(void (*fn)(void))
+{
+	TEST_ASSERT(!pthread_join(start_thread(fn), NULL), "pthread_join failed");
+}
+
+/* The VM of the tests with threads */
+static struct kvm_vcpu *the_vcpu;
+
+static void open_on_itself(void)
+{
+	close_fd(open_event_or_fail(&task_event, "a new task"));
+	close_fd(open_event_or_fail(&task_event_inherited, "a new task"));
+}
+
+static void assert_task_event_refused(pid_t pid, const char *when)
+{
+	int fd = open_event_at(&task_event, pid, -1, -1);
+
+	TEST_ASSERT(fd < 0 && errno == EOPNOTSUPP,
+		    "%s: perf_event_open on the vCPU's task wants EOPNOTSUPP, returned %d, %s",
+		    when, fd, strerror(errno));
+}
+
+static pid_t vcpu_tid;
+
+static void open_on_vcpu_task(void)
+{
+	assert_task_event_refused(vcpu_tid, "From another task");
+	close_fd(open_event_at(&task_event_of_host, vcpu_tid, -1, -1));
+}
+
+static void vcpu_task(void)
+{
+	const struct event *events_of_task[] = { &task_event, &task_event_inherited };
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int i, fd, other, host, status;
+	pid_t pid;
+
+	/* A VM is as blocked by one as by two. */
+	for (i = 0; i < ARRAY_SIZE(events_of_task); i++) {
+		fd = open_event_or_fail(events_of_task[i], "no VM exists");
+		vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+		assert_run_busy(vcpu, events_of_task[i]->name);
+		other = open_event_or_fail(events_of_task[i], "a VM exists");
+		close_fd(fd);
+		assert_run_busy(vcpu, events_of_task[i]->name);
+		close_fd(other);
+		if (i < ARRAY_SIZE(events_of_task) - 1)
+			kvm_vm_free(vm);
+	}
+
+	/* A failure doesn't mark the task. */
+	open_on_itself();
+
+	host = open_event_or_fail(&task_event_of_host, "a VM exists");
+	run_or_fail(vcpu, "The events are closed");
+	TEST_ASSERT(read_event(host), "The event of the host stands still");
+	close_fd(host);
+
+	vcpu_tid = gettid();
+	assert_task_event_refused(0, "After KVM_RUN");
+	assert_task_event_refused(gettid(), "After KVM_RUN");
+	in_thread(open_on_vcpu_task);
+	run_or_fail(vcpu, "After events were refused");
+
+	/* Neither threads nor processes inherit the mark. */
+	in_thread(open_on_itself);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork failed");
+	if (!pid) {
+		open_on_itself();
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status,
+		    "The child of the vCPU's task failed, see above");
+
+	/* Until the task exits, whatever becomes of the VM */
+	kvm_vm_free(vm);
+	assert_task_event_refused(0, "The VM is gone");
+	close_fd(open_event_or_fail(&task_event_of_host, "the VM is gone"));
+}
+
+static bool stop;
+
+/* Steps that two threads take in turn: each waits for its own number. */
+static uint32_t step;
+
+static void wait_for_step(uint32_t n)
+{
+	while (__atomic_load_n(&step, __ATOMIC_SEQ_CST) < n)
+		usleep(100);
+}
+
+static void next_step(void)
+{
+	__atomic_add_fetch(&step, 1, __ATOMIC_SEQ_CST);
+}
+
+static void run_with_inherited_event(void)
+{
+	assert_run_busy(the_vcpu, "With an inherited event");
+	next_step();
+	wait_for_step(2);
+	run_or_fail(the_vcpu, "The inherited event is closed");
+}
+
+static void run_after_all(void)
+{
+	run_or_fail(the_vcpu, "Another task has an event");
+}
+
+static void other_tasks(void)
+{
+	pthread_t thread;
+	int fd, status;
+	uint64_t alone;
+	pid_t pid;
+
+	/* One that isn't inherited is none of the other's business. */
+	fd = open_event_or_fail(&task_event, "a VM exists");
+	in_thread(run_after_all);
+	TEST_ASSERT(read_event(fd), "The event of another task stands still");
+	close_fd(fd);
+
+	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
+	step = 0;
+	thread = start_thread(run_with_inherited_event);
+	wait_for_step(1);
+	close_fd(fd);
+	next_step();
+	TEST_ASSERT(!pthread_join(thread, NULL), "pthread_join failed");
+
+	/* A task that has nothing to do with VMs, while one runs */
+	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
+	alone = read_event(fd);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork failed");
+	if (!pid) {
+		for (status = 0; status < 1000000; status++)
+			asm volatile("nop");
+		_exit(0);
+	}
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status, "The child failed");
+	alone = read_event(fd) - alone;
+	TEST_ASSERT(alone > 1000000, "An inherited event counts %lu cycles", alone);
+	close_fd(fd);
+}
+
+static void test_tasks(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+
+	in_thread(vcpu_task);
+	in_thread(other_tasks);
+	kvm_vm_free(vm);
+}
+
+/*
+ * perf swaps the events of two tasks instead of switching them, if they have
+ * inherited the same ones.  An event that is freed because one of them exits may then be
+ * the one that was opened for the other; but each has one until then.
+ */
+#define SWAPS	20
+
+static int ping[2], pong[2];
+
+static void swap_and_run(void)
+{
+	char c = 0;
+	int i;
+
+	kvm_pin_this_task_to_pcpu(1);
+	wait_for_step(2);
+	for (i = 0; i < SWAPS; i++)
+		TEST_ASSERT(write(ping[1], &c, 1) == 1 && read(pong[0], &c, 1) == 1,
+			    "The other thread is gone");
+	next_step();
+
+	/* It's there, and counts this task. */
+	TEST_ASSERT(read(ping[0], &c, 1) == 1, "The parent is gone");
+	for (i = 0; i < 1000000; i++)
+		asm volatile("nop");
+	TEST_ASSERT(write(pong[1], &c, 1) == 1, "The parent is gone");
+
+	wait_for_step(4);
+	assert_run_busy(the_vcpu, "With the inherited event of a task that has exited");
+	next_step();
+	wait_for_step(6);
+	run_or_fail(the_vcpu, "The inherited event is closed");
+}
+
+static void swap_and_exit(void)
+{
+	char c;
+	int i;
+
+	kvm_pin_this_task_to_pcpu(1);
+	next_step();
+	for (i = 0; i < SWAPS; i++)
+		TEST_ASSERT(read(ping[0], &c, 1) == 1 && write(pong[1], &c, 1) == 1,
+			    "The other thread is gone");
+}
+
+static void parent_of_swappers(void)
+{
+	pthread_t run, exit;
+	uint64_t count;
+	char c = 0;
+	int fd;
+
+	kvm_pin_this_task_to_pcpu(0);
+	TEST_ASSERT(!pipe(ping) && !pipe(pong), "pipe failed");
+	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
+
+	step = 0;
+	run = start_thread(swap_and_run);
+	exit = start_thread(swap_and_exit);
+	wait_for_step(1);
+	next_step();
+	pthread_join(exit, NULL);
+	wait_for_step(3);
+
+	count = read_event(fd);
+	TEST_ASSERT(write(ping[1], &c, 1) == 1 && read(pong[0], &c, 1) == 1,
+		    "The other thread is gone");
+	count = read_event(fd) - count;
+	TEST_ASSERT(count > 1000000, "The inherited event counts %lu cycles", count);
+
+	next_step();
+	wait_for_step(5);
+	close_fd(fd);
+	next_step();
+	pthread_join(run, NULL);
+
+	close_fd(ping[0]);
+	close_fd(ping[1]);
+	close_fd(pong[0]);
+	close_fd(pong[1]);
+}
+
+static void test_swapped_events(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+
+	in_thread(parent_of_swappers);
+	kvm_vm_free(vm);
+}
+
+/*
+ * What is held at the same time: whoever comes second sees the other, and
+ * fails.
+ */
+#define NR_RACES	100
+
+static uint32_t held_events, held_vms, opened, refused;
+
+static void hold(uint32_t *mine, uint32_t *others, const char *what)
+{
+	__atomic_add_fetch(mine, 1, __ATOMIC_SEQ_CST);
+	TEST_ASSERT(!__atomic_load_n(others, __ATOMIC_SEQ_CST),
+		    "%s was admitted next to one that excludes it", what);
+	__atomic_sub_fetch(mine, 1, __ATOMIC_SEQ_CST);
+}
+
+static void open_events(void)
+{
+	uint32_t n;
+	int fd;
+
+	kvm_pin_this_task_to_pcpu(1);
+	for (n = 0; !READ_ONCE(stop); n++) {
+		fd = open_event_at(&cpu_event, -1, n % 2, -1);
+		if (fd < 0) {
+			TEST_ASSERT(errno == EOPNOTSUPP, "perf_event_open failed: %s",
+				    strerror(errno));
+			refused++;
+			continue;
+		}
+		hold(&held_events, &held_vms, "An event");
+		close_fd(fd);
+		opened++;
+	}
+}
+
+static void test_races_of_cpu_events(void)
+{
+	uint32_t created = 0, busy = 0;
+	struct kvm_vm *vm;
+	pthread_t thread;
+	int vcpu;
+
+	kvm_pin_this_task_to_pcpu(0);
+	thread = start_thread(open_events);
+	while (created < NR_RACES || busy < NR_RACES) {
+		vm = create_vm();
+		vcpu = create_vcpu(vm, 0);
+		while (vcpu < 0) {
+			TEST_ASSERT(errno == EBUSY, "KVM_CREATE_VCPU failed: %s", strerror(errno));
+			busy++;
+			vcpu = create_vcpu(vm, 0);
+		}
+		created++;
+		hold(&held_vms, &held_events, "A VM");
+		close_fd(vcpu);
+		kvm_vm_free(vm);
+	}
+	WRITE_ONCE(stop, true);
+	pthread_join(thread, NULL);
+	stop = false;
+
+	pr_info("Races: %u VMs, %u busy; %u events, %u refused\n", created, busy, opened, refused);
+	TEST_ASSERT(opened && refused, "%u events opened, %u refused: there was no race", opened,
+		    refused);
+	close_fd(open_event_or_fail(&cpu_event, "the race is over"));
+}
+
+/* A user who tries, time and again, what it isn't allowed to do: it's no obstacle. */
+static void test_races_of_a_user(void)
+{
+	const struct event e = {
+		"user mode", .config = INSTRUCTIONS, .exclude_kernel = true,
+	};
+	int n, old, vcpu, status;
+	struct kvm_vm *vm;
+	pid_t pid;
+
+	old = set_paranoid(1);
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork failed");
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		kvm_pin_this_task_to_pcpu(1);
+		TEST_ASSERT(!setgid(NOBODY) && !setuid(NOBODY), "setuid failed");
+		do {
+			vcpu = open_event(&e);
+		} while (vcpu < 0);
+		TEST_FAIL("An unprivileged user opens an event of a CPU");
+	}
+
+	kvm_pin_this_task_to_pcpu(0);
+	for (n = 0; n < NR_RACES; n++) {
+		vm = create_vm();
+		vcpu = create_vcpu_or_fail(vm, 0, "A user tries to open events of a CPU");
+		close_fd(vcpu);
+		kvm_vm_free(vm);
+		usleep(100);
+	}
+	TEST_ASSERT(!waitpid(pid, &status, WNOHANG), "The user failed, see above");
+	kill(pid, SIGKILL);
+	waitpid(pid, &status, 0);
+	set_paranoid(old);
+}
+
+static uint32_t delay;
+static bool has_run;
+
+static void race_to_run(void)
+{
+	uint32_t i;
+	int fd;
+
+	vcpu_tid = gettid();
+	kvm_pin_this_task_to_pcpu(1);
+
+	/* What takes long at the first time isn't part of the race. */
+	fd = open_event_or_fail(&task_event, "a VM exists");
+	assert_run_busy(the_vcpu, "With an event");
+	close_fd(fd);
+
+	next_step();
+	while (__atomic_load_n(&step, __ATOMIC_SEQ_CST) < 2)
+		;
+	for (i = 0; i < delay; i++)
+		asm volatile("nop");
+	has_run = !__vcpu_run(the_vcpu);
+	TEST_ASSERT(has_run || errno == EBUSY, "KVM_RUN failed: %s", strerror(errno));
+	next_step();
+	wait_for_step(4);
+	/* The answer doesn't change as long as the event is there. */
+	TEST_ASSERT(has_run == !__vcpu_run(the_vcpu), "KVM_RUN fails and works in turn");
+}
+
+static void test_races_of_task_events(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+	uint32_t runs = 0;
+	pthread_t thread;
+	int n, fd;
+
+	kvm_pin_this_task_to_pcpu(0);
+	for (n = 0; n < NR_RACES; n++) {
+		step = 0;
+		/* From one side of the race to the other */
+		delay = n * 50;
+		thread = start_thread(race_to_run);
+		wait_for_step(1);
+		next_step();
+		fd = open_event_at(&task_event, vcpu_tid, -1, -1);
+		TEST_ASSERT(fd >= 0 || errno == EOPNOTSUPP, "perf_event_open failed: %s",
+			    strerror(errno));
+		wait_for_step(3);
+		TEST_ASSERT(has_run == (fd < 0), "Of KVM_RUN and an event %s succeeded",
+			    fd < 0 ? "none" : "both");
+		runs += has_run;
+		next_step();
+		pthread_join(thread, NULL);
+		if (fd >= 0)
+			close_fd(fd);
+	}
+	pr_info("Races: %u of %u times the vCPU was first\n", runs, NR_RACES);
+	TEST_ASSERT(runs && runs < NR_RACES, "There was no race");
+	kvm_vm_free(vm);
+}
+
+#define RATE_LIMIT	10
+#define RATE_SECONDS	5
+
+static int kmsg;
+
+/* The lines of the log that name an obstacle since the last call; the last of them. */
+static int read_log(char *last, size_t size)
+{
+	char record[2048], *text;
+	int lines = 0;
+	ssize_t len;
+
+	while ((len = read(kmsg, record, sizeof(record) - 1)) > 0) {
+		record[len] = 0;
+		text = strchr(record, ';');
+		if (!text || !strstr(text, "mediated PMU"))
+			continue;
+
+		lines++;
+		snprintf(last, size, "%s", text + 1);
+	}
+	TEST_ASSERT(len < 0 && errno == EAGAIN, "Can't read /dev/kmsg: %s", strerror(errno));
+	return lines;
+}
+
+static void assert_logged(const char *fmt, ...)
+{
+	char line[2048], wanted[256];
+	va_list args;
+	int lines;
+
+	va_start(args, fmt);
+	vsnprintf(wanted, sizeof(wanted), fmt, args);
+	va_end(args);
+
+	lines = read_log(line, sizeof(line));
+	TEST_ASSERT(lines == 1, "%d lines in the log, not one: %s", lines, wanted);
+	TEST_ASSERT(strstr(line, wanted), "The log says: %s not: %s", line, wanted);
+	TEST_ASSERT(strstr(line, "exclude_guest"), "The log doesn't say what to do: %s", line);
+}
+
+static void log_inherited(void)
+{
+	assert_run_busy(the_vcpu, "With an inherited event");
+	assert_logged("(type 0, config 0x0) of task %d, opened by obstacle,", gettid());
+	WRITE_ONCE(stop, true);
+}
+
+static void log_of_task(void)
+{
+	pthread_t thread;
+	int fd;
+
+	fd = open_event_or_fail(&task_event, "a VM exists");
+	assert_run_busy(the_vcpu, "With an event");
+	assert_logged("(type 0, config 0x1) of task %d, opened by obstacle,", gettid());
+	close_fd(fd);
+
+	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
+	kvm_pin_this_task_to_pcpu(0);
+	thread = start_thread_on(sysconf(_SC_NPROCESSORS_ONLN) - 1, log_inherited);
+	/* If one of them followed the other, perf would swap their events. */
+	while (!READ_ONCE(stop))
+		;
+	pthread_join(thread, NULL);
+	stop = false;
+	close_fd(fd);
+}
+
+static void test_log(void)
+{
+	struct event raw = { "raw", .type = PERF_TYPE_RAW, .config = 0xc0 };
+	struct kvm_vm *vm = create_vm();
+	char comm[16], line[2048];
+	int fd, pin, i, lines;
+
+	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+	TEST_ASSERT(kmsg >= 0, "Can't open /dev/kmsg: %s", strerror(errno));
+	TEST_ASSERT(!prctl(PR_GET_NAME, comm) && !prctl(PR_SET_NAME, "obstacle"),
+		    "prctl failed");
+
+	/* What earlier tests have said must not count. */
+	sleep(RATE_SECONDS + 1);
+	lseek(kmsg, 0, SEEK_END);
+
+	fd = open_event_or_fail(&cpu_event, "the log");
+	assert_vcpu_busy(vm, "the log");
+	assert_logged("(type 0, config 0x1) of CPU 0, opened by obstacle,");
+	close_fd(fd);
+
+	/* Not the one that isn't in the way */
+	pin = open_event_or_fail(&cpu_event_of_host, "the log");
+	fd = open_event_at(&raw, -1, sysconf(_SC_NPROCESSORS_ONLN) - 1, -1);
+	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
+	assert_vcpu_busy(vm, "the log");
+	assert_logged("(type 4, config 0xc0) of CPU %ld, opened by obstacle,",
+		      sysconf(_SC_NPROCESSORS_ONLN) - 1);
+	close_fd(fd);
+	close_fd(pin);
+	kvm_vm_free(vm);
+
+	vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+	in_thread(log_of_task);
+	kvm_vm_free(vm);
+
+	/* Who can provoke it can't flood the log. */
+	vm = create_vm();
+	fd = open_event_or_fail(&cpu_event, "the log");
+	sleep(RATE_SECONDS + 1);
+	read_log(line, sizeof(line));
+	for (i = 0; i < 10 * RATE_LIMIT; i++)
+		assert_vcpu_busy(vm, "the log");
+	lines = read_log(line, sizeof(line));
+	TEST_ASSERT(lines == RATE_LIMIT, "%d lines in the log, not %u", lines, RATE_LIMIT);
+	close_fd(fd);
+	kvm_vm_free(vm);
+
+	TEST_ASSERT(!prctl(PR_SET_NAME, comm), "prctl failed");
+	close_fd(kmsg);
+}
+
+/* A user's events on another of its tasks; and on the vCPU's, which isn't its own. */
+static void events_of_a_user(void)
+{
+	int to_child[2], to_parent[2], status, old;
+	pid_t pid, victim;
+	char c;
+
+	TEST_ASSERT(!pipe(to_child) && !pipe(to_parent), "pipe failed");
+	old = set_paranoid(1);
+	vcpu_tid = gettid();
+
+	pid = fork();
+	TEST_ASSERT(pid >= 0, "fork failed");
+	if (!pid) {
+		close_fd(to_child[1]);
+		TEST_ASSERT(!setgid(NOBODY) && !setuid(NOBODY) &&
+			    !prctl(PR_SET_DUMPABLE, 1), "setuid failed");
+		victim = fork();
+		if (!victim) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+		for (;;) {
+			TEST_ASSERT(open_event_at(&task_event, victim, -1, -1) >= 0,
+				    "perf_event_open on another task failed: %s", strerror(errno));
+			TEST_ASSERT(open_event_at(&task_event, vcpu_tid, -1, -1) < 0 &&
+				    errno == EACCES,
+				    "perf_event_open on the vCPU's task wants EACCES, failed with %s",
+				    strerror(errno));
+			TEST_ASSERT(write(to_parent[1], "1", 1) == 1, "The parent is gone");
+			if (read(to_child[0], &c, 1) != 1)
+				break;
+		}
+		kill(victim, SIGKILL);
+		_exit(0);
+	}
+
+	close_fd(to_parent[1]);
+	close_fd(to_child[0]);
+
+	/* Before the first KVM_RUN, and between any two */
+	for (status = 0; status < 3; status++) {
+		TEST_ASSERT(read(to_parent[0], &c, 1) == 1, "The user failed, see above");
+		run_or_fail(the_vcpu, "A user has events");
+		TEST_ASSERT(write(to_child[1], "1", 1) == 1, "The user failed, see above");
+	}
+	TEST_ASSERT(read(to_parent[0], &c, 1) == 1, "The user failed, see above");
+	close_fd(to_child[1]);
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status, "The user failed, see above");
+	set_paranoid(old);
+	close_fd(to_parent[0]);
+}
+
+static void test_user_and_vcpu_task(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+
+	in_thread(events_of_a_user);
+	kvm_vm_free(vm);
+}
+
 int main(int argc, char *argv[])
 {
 	int i;
@@ -372,6 +1101,20 @@ int main(int argc, char *argv[])
 	test_vm_without_pmu(true);
 	test_vm_without_pmu(false);
 	test_unprivileged();
+
+	test_group(&cpu_event_of_host);
+	test_group(&cpu_event_software);
+	test_tasks();
+	test_log();
+	if (sysconf(_SC_NPROCESSORS_ONLN) > 1) {
+		test_races_of_cpu_events();
+		test_races_of_task_events();
+		test_races_of_a_user();
+		test_swapped_events();
+	} else {
+		pr_info("Not tested for want of a second CPU: what comes at the same time\n");
+	}
+	test_user_and_vcpu_task();
 
 	return 0;
 }
