@@ -8,15 +8,25 @@
  * the same when the guest in between runs a little, runs much, has its counters off, has
  * all of them on and overflowing, and when no guest runs at all.
  *
- *  - exclude_guest events of this task, counting instructions and branches, alone
- *    and in a group, over many thousand switches of the PMU: exact
- *  - sampling every N instructions: all samples that are due, none lost, and none
- *    of the guest
+ *  - exclude_guest events over many switches of the PMU, counting instructions and
+ *    branches: of the task, alone, in a group and pinned; of its CPU; of its cgroup: exact
+ *  - more events than there are counters, which take turns: all together they count
+ *    what is due as often as there are counters, exactly
+ *  - sampling every N instructions, of the task and of the CPU, user mode alone, and
+ *    with the kernel's entries to the guest: all samples that are due, none lost,
+ *    none throttled, and none of the guest
+ *  - counts that tracepoints take while the guest's PMU is in the hardware: those of
+ *    the host's last instruction
  *  - a guest's PMIs are not the host's, and the host's are not the guest's: VPMI and
  *    the guest's own count agree
+ *
+ * An NMI that belongs to nobody is in the kernel's log, this test can't see it.
  */
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
 
 #include <linux/perf_event.h>
 
@@ -93,35 +103,80 @@ static void guest_code(void)
 	}
 }
 
-static int open_event(uint64_t config, int group, uint64_t period)
+enum {
+	OF_TASK,
+	OF_CPU,
+	OF_CGROUP,
+};
+
+struct mode {
+	const char *name;
+	int of;
+	bool group;
+	bool pinned;
+	/* Instructions from one sample to the next */
+	uint64_t period;
+	bool kernel;
+};
+
+#define CGROUP	"/sys/fs/cgroup/mediated_pmu_host_test"
+
+static int cpu;
+static int cgroup = -1;
+
+static int open_attr(struct perf_event_attr *attr, int of, int group)
+{
+	pid_t pid = of == OF_TASK ? 0 : of == OF_CPU ? -1 : cgroup;
+	int fd = syscall(__NR_perf_event_open, attr, pid, of == OF_TASK ? -1 : cpu, group,
+			 of == OF_CGROUP ? PERF_FLAG_PID_CGROUP : 0);
+
+	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
+	return fd;
+}
+
+static int open_event(const struct mode *mode, uint64_t config, int group)
 {
 	struct perf_event_attr attr = {
 		.type = PERF_TYPE_HARDWARE,
 		.config = config,
 		.size = sizeof(attr),
 		.disabled = group < 0,
+		.pinned = mode->pinned && group < 0,
 		.exclude_guest = 1,
-		.exclude_kernel = 1,
+		.exclude_kernel = !mode->kernel,
 		.exclude_hv = 1,
-		.sample_period = period,
-		.sample_type = period ? PERF_SAMPLE_IP : 0,
-		.wakeup_events = period ? 1 << 30 : 0,
+		.sample_period = mode->period,
+		.sample_type = mode->period ? PERF_SAMPLE_IP : 0,
+		.wakeup_events = mode->period ? 1 << 30 : 0,
 		.read_format = PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING,
 	};
-	int fd = syscall(__NR_perf_event_open, &attr, 0, -1, group, 0);
 
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
-	return fd;
+	return open_attr(&attr, mode->of, group);
+}
+
+struct reading {
+	uint64_t value;
+	uint64_t enabled;
+	uint64_t running;
+};
+
+static struct reading read_all(int fd)
+{
+	struct reading r;
+
+	TEST_ASSERT(read(fd, &r, sizeof(r)) == sizeof(r), "Can't read an event");
+	return r;
 }
 
 static uint64_t read_event(int fd)
 {
-	uint64_t value[3];
+	struct reading r = read_all(fd);
 
-	TEST_ASSERT(read(fd, value, sizeof(value)) == sizeof(value), "Can't read an event");
-	TEST_ASSERT(value[1] && value[1] == value[2],
-		    "Enabled for %lu ns, running for %lu ns", value[1], value[2]);
-	return value[0];
+	/* A cgroup's time starts when it is scheduled in next. */
+	TEST_ASSERT(r.value && r.enabled == r.running,
+		    "%lu, enabled for %lu ns, running for %lu ns", r.value, r.enabled,
+		    r.running);
+	return r.value;
 }
 
 /* The measured part of the host: always the same instructions. */
@@ -145,6 +200,12 @@ static noinline void switch_often(struct kvm_vcpu *vcpu, int times)
 		     : "rax", "rcx", "rdx", "rsi", "rdi", "r11", "cc", "memory");
 }
 
+/* Instructions and branches of one turn of it */
+#define SWITCH_INSNS	(5 + 1 + 50 * 2 + 2)
+#define SWITCH_BRANCHES	(1 + 50 + 1)
+
+static int switches = 250;
+
 static void group_ioctl(int fd, unsigned long request)
 {
 	TEST_ASSERT(!ioctl(fd, request, PERF_IOC_FLAG_GROUP), "ioctl failed: %s",
@@ -157,26 +218,45 @@ struct counts {
 };
 
 /* With no guest at all: the same, but the file descriptor is none. */
-static struct counts count(struct kvm_vcpu *vcpu, int times, bool group)
+static struct kvm_vcpu no_vcpu = { .fd = -1 };
+
+static struct counts count(struct kvm_vcpu *vcpu, const struct mode *mode)
 {
 	struct counts c;
 	int insns, branches;
 
-	insns = open_event(PERF_COUNT_HW_INSTRUCTIONS, -1, 0);
-	branches = open_event(PERF_COUNT_HW_BRANCH_INSTRUCTIONS, group ? insns : -1, 0);
+	insns = open_event(mode, PERF_COUNT_HW_INSTRUCTIONS, -1);
+	branches = open_event(mode, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, mode->group ? insns : -1);
 
-	if (!group)
+	if (!mode->group)
 		group_ioctl(branches, PERF_EVENT_IOC_ENABLE);
 	group_ioctl(insns, PERF_EVENT_IOC_ENABLE);
-	switch_often(vcpu, times);
+	switch_often(vcpu, switches);
 	group_ioctl(insns, PERF_EVENT_IOC_DISABLE);
-	if (!group)
+	if (!mode->group)
 		group_ioctl(branches, PERF_EVENT_IOC_DISABLE);
 
 	c.insns = read_event(insns);
 	c.branches = read_event(branches);
 	close(branches);
 	close(insns);
+	return c;
+}
+
+/*
+ * Others may run on this CPU, whom an event of the CPU counts, too.  They aren't
+ * there each time, but what a guest does is.
+ */
+static struct counts count_alone(struct kvm_vcpu *vcpu, const struct mode *mode)
+{
+	struct counts c = count(vcpu, mode), again;
+	int n;
+
+	for (n = 0; mode->of == OF_CPU && n < 2; n++) {
+		again = count(vcpu, mode);
+		if (again.insns < c.insns)
+			c = again;
+	}
 	return c;
 }
 
@@ -187,85 +267,309 @@ static void set_guest(struct kvm_vcpu *vcpu, int kind)
 	vcpu_run(vcpu);
 }
 
-#define SWITCHES	2000
+static const struct mode counting[] = {
+	{ "of the task" },
+	{ "of the task, in a group", .group = true },
+	{ "of the task, pinned", .pinned = true },
+	{ "of the task, in a pinned group", .pinned = true, .group = true },
+	{ "of the CPU", .of = OF_CPU },
+	{ "of the CPU, in a pinned group", .of = OF_CPU, .pinned = true, .group = true },
+	{ "of the cgroup", .of = OF_CGROUP },
+	{ "of the cgroup, in a group", .of = OF_CGROUP, .group = true },
+};
 
-static void test_counting(struct kvm_vcpu *vcpu, bool group)
+static void test_counting(struct kvm_vcpu *vcpu, const struct mode *mode)
 {
-	struct kvm_vcpu none = { .fd = -1 };
 	struct counts without, with;
-	int kind, n;
+	int kind;
 
-	without = count(&none, SWITCHES, group);
-	pr_info("Counting%s: %lu instructions, %lu branches\n", group ? " in a group" : "",
-		without.insns, without.branches);
+	if (mode->of == OF_CGROUP && cgroup < 0) {
+		pr_info("Not tested: counting %s\n", mode->name);
+		return;
+	}
+
+	without = count_alone(&no_vcpu, mode);
+	pr_info("Counting %s: %lu instructions, %lu branches\n", mode->name, without.insns,
+		without.branches);
 
 	/* About what the code above says, to see that it's this what is counted */
-	TEST_ASSERT(without.insns - SWITCHES * (5 + 1 + 50 * 2 + 2) < 1000,
+	TEST_ASSERT(without.insns - switches * SWITCH_INSNS < 1000,
 		    "%lu instructions are not those of the code", without.insns);
-	TEST_ASSERT(without.branches - SWITCHES * (50 + 1) < SWITCHES + 1000,
+	TEST_ASSERT(without.branches - switches * SWITCH_BRANCHES < 1000,
 		    "%lu branches are not those of the code", without.branches);
 
 	for (kind = 0; kind < NR_GUESTS; kind++) {
 		set_guest(vcpu, kind);
-		for (n = 0; n < 3; n++) {
-			with = count(vcpu, SWITCHES, group);
-			TEST_ASSERT(with.insns == without.insns,
-				    "Guest %s: %lu instructions in the host, %lu without the guest",
-				    guest_names[kind], with.insns, without.insns);
-			TEST_ASSERT(with.branches == without.branches,
-				    "Guest %s: %lu branches in the host, %lu without the guest",
-				    guest_names[kind], with.branches, without.branches);
-		}
+		with = count_alone(vcpu, mode);
+		TEST_ASSERT(with.insns == without.insns,
+			    "Guest %s: %lu instructions %s, %lu without the guest",
+			    guest_names[kind], with.insns, mode->name, without.insns);
+		TEST_ASSERT(with.branches == without.branches,
+			    "Guest %s: %lu branches %s, %lu without the guest",
+			    guest_names[kind], with.branches, mode->name, without.branches);
 	}
 }
 
-#define PERIOD	10007
+/*
+ * As many events of one kind as can't be counted at once take turns; there is always
+ * the same number of them in the hardware, and it changes in kernel mode only.
+ * One more, pinned, tells how much each of them would have counted.
+ */
+#define NR_MULTIPLEXED	24
 
-static uint64_t count_samples(struct kvm_vcpu *vcpu, uint64_t *insns)
+static uint64_t count_multiplexed(struct kvm_vcpu *vcpu)
 {
-	const size_t size = 64 * PAGE_SIZE;
+	const struct mode pinned = { .pinned = true }, flexible = {};
+	uint64_t branches, sum = 0;
+	int fd[NR_MULTIPLEXED], first, i, partly = 0;
+	struct reading r;
+
+	first = open_event(&pinned, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, -1);
+	for (i = 0; i < NR_MULTIPLEXED; i++)
+		fd[i] = open_event(&flexible, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, -1);
+
+	/* All of this task's events at once */
+	TEST_ASSERT(!prctl(PR_TASK_PERF_EVENTS_ENABLE), "prctl failed");
+	switch_often(vcpu, switches);
+	TEST_ASSERT(!prctl(PR_TASK_PERF_EVENTS_DISABLE), "prctl failed");
+
+	branches = read_event(first);
+	close(first);
+	for (i = 0; i < NR_MULTIPLEXED; i++) {
+		r = read_all(fd[i]);
+		TEST_ASSERT(r.value <= branches && (r.running || !r.value),
+			    "%lu of %lu branches while it ran for %lu ns of %lu", r.value,
+			    branches, r.running, r.enabled);
+		partly += r.value && r.value < branches;
+		sum += r.value;
+		close(fd[i]);
+	}
+
+	/* Without a guest it may take less time than a turn. */
+	TEST_ASSERT(vcpu == &no_vcpu || partly > 1,
+		    "%d events had a part of the time: none took turns", partly);
+	TEST_ASSERT(branches - switches * SWITCH_BRANCHES < 1000,
+		    "%lu branches are not those of the code", branches);
+	TEST_ASSERT(sum && sum % branches == 0,
+		    "All together %lu, which isn't a multiple of %lu branches", sum, branches);
+	return sum;
+}
+
+static void test_multiplexed(struct kvm_vcpu *vcpu)
+{
+	uint64_t without, with;
+	int kind;
+
+	without = count_multiplexed(&no_vcpu);
+	pr_info("Counting by turns: %lu branches\n", without);
+	for (kind = 0; kind < NR_GUESTS; kind++) {
+		set_guest(vcpu, kind);
+		with = count_multiplexed(vcpu);
+		TEST_ASSERT(with == without,
+			    "Guest %s: %lu branches by turns, %lu without the guest",
+			    guest_names[kind], with, without);
+	}
+}
+
+/* Records of one event; what doesn't fit into the buffer is lost, and told. */
+struct buffer {
 	struct perf_event_mmap_page *page;
-	uint64_t head, tail, samples = 0;
+	size_t size;
+	uint64_t tail;
+};
+
+static struct buffer map_buffer(int fd, uint64_t size)
+{
+	struct buffer b = { .size = 64 * PAGE_SIZE };
+
+	while (b.size < size)
+		b.size *= 2;
+	b.page = mmap(NULL, b.size + PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	TEST_ASSERT(b.page != MAP_FAILED, "mmap failed: %s", strerror(errno));
+	return b;
+}
+
+/* The next record, which must be a sample; NULL if there is none */
+static struct perf_event_header *next_sample(struct buffer *b)
+{
 	struct perf_event_header *h;
-	char *data;
+
+	TEST_ASSERT(b->page->data_head < b->size, "The ring buffer has wrapped");
+	if (b->tail >= b->page->data_head)
+		return NULL;
+
+	h = (void *)b->page + b->page->data_offset + b->tail;
+	TEST_ASSERT(h->type == PERF_RECORD_SAMPLE, "Unexpected record of type %u", h->type);
+	b->tail += h->size;
+	return h;
+}
+
+static void unmap_buffer(struct buffer *b)
+{
+	munmap(b->page, b->size + PAGE_SIZE);
+}
+
+/* At most what one switch costs in the kernel, for the size of the buffer */
+#define SWITCH_KERNEL_INSNS	100000
+#define SAMPLE_SIZE		(sizeof(struct perf_event_header) + sizeof(uint64_t))
+
+static uint64_t count_samples(struct kvm_vcpu *vcpu, const struct mode *mode, uint64_t *insns)
+{
+	struct perf_event_header *h;
+	uint64_t samples = 0, kernel = 0, due;
+	struct buffer b;
+	uint16_t cpumode;
 	int fd;
 
-	fd = open_event(PERF_COUNT_HW_INSTRUCTIONS, -1, PERIOD);
-	page = mmap(NULL, size + PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	TEST_ASSERT(page != MAP_FAILED, "mmap failed: %s", strerror(errno));
+	due = mode->kernel ? SWITCH_KERNEL_INSNS : SWITCH_INSNS;
+	due = due * switches / mode->period;
+	fd = open_event(mode, PERF_COUNT_HW_INSTRUCTIONS, -1);
+	b = map_buffer(fd, 2 * due * SAMPLE_SIZE);
 
 	group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
-	switch_often(vcpu, SWITCHES);
+	switch_often(vcpu, switches);
 	group_ioctl(fd, PERF_EVENT_IOC_DISABLE);
 	*insns = read_event(fd);
 
-	data = (char *)page + page->data_offset;
-	head = page->data_head;
-	TEST_ASSERT(head < size, "The ring buffer has wrapped");
-	for (tail = 0; tail < head; tail += h->size) {
-		h = (void *)(data + tail);
-		TEST_ASSERT(h->type == PERF_RECORD_SAMPLE, "Unexpected record of type %u", h->type);
-		TEST_ASSERT((h->misc & PERF_RECORD_MISC_CPUMODE_MASK) == PERF_RECORD_MISC_USER,
-			    "A sample that isn't of user mode: misc 0x%x", h->misc);
+	while ((h = next_sample(&b))) {
+		cpumode = h->misc & PERF_RECORD_MISC_CPUMODE_MASK;
+		/*
+		 * What overflows at a SYSCALL is sampled in the kernel.  What
+		 * overflows at VM entry is taken in the guest; if the guest's PMU
+		 * is idle, nothing stops the host's counters before.
+		 */
+		TEST_ASSERT(cpumode == PERF_RECORD_MISC_USER ||
+			    cpumode == PERF_RECORD_MISC_KERNEL ||
+			    (cpumode == PERF_RECORD_MISC_GUEST_KERNEL && guest_kind == GUEST_IDLE),
+			    "A sample of mode %u", cpumode);
+		kernel += cpumode == PERF_RECORD_MISC_KERNEL;
 		samples++;
 	}
+	TEST_ASSERT(!mode->kernel || kernel > samples / 2, "%lu of %lu samples are of the kernel",
+		    kernel, samples);
 
-	munmap(page, size + PAGE_SIZE);
+	unmap_buffer(&b);
 	close(fd);
 	return samples;
 }
 
-static void test_sampling(struct kvm_vcpu *vcpu)
+static const struct mode sampling[] = {
+	{ "of the task", .period = 10007 },
+	{ "of the task, often", .period = 211 },
+	{ "of the task, pinned", .period = 997, .pinned = true },
+	{ "of the task, the kernel too", .period = 2003, .kernel = true },
+	{ "of the CPU, the kernel too", .period = 2003, .kernel = true, .of = OF_CPU },
+};
+
+static void test_sampling(struct kvm_vcpu *vcpu, const struct mode *mode)
 {
 	uint64_t samples, insns;
 	int kind;
 
 	for (kind = 0; kind < NR_GUESTS; kind++) {
 		set_guest(vcpu, kind);
-		samples = count_samples(vcpu, &insns);
-		TEST_ASSERT(samples == insns / PERIOD,
-			    "Guest %s: %lu samples of %lu", guest_names[kind], samples,
-			    insns / PERIOD);
+		samples = count_samples(vcpu, mode, &insns);
+		pr_info("Sampling %s, guest %s: %lu samples\n", mode->name, guest_names[kind],
+			samples);
+		TEST_ASSERT(samples && samples == insns / mode->period,
+			    "Guest %s, sampling %s: %lu samples of %lu", guest_names[kind],
+			    mode->name, samples, insns / mode->period);
+	}
+}
+
+static int tracepoint_id(const char *name)
+{
+	char path[128], id[16] = {};
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/kvm/%s/id", name);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return -1;
+
+	TEST_ASSERT(read(fd, id, sizeof(id) - 1) > 0, "Can't read %s", path);
+	close(fd);
+	return atoi(id);
+}
+
+/* With one more number, which is how often the tracepoint was hit */
+struct group_sample {
+	struct perf_event_header header;
+	uint64_t nr;
+	uint64_t hits;
+	uint64_t insns;
+	uint64_t branches;
+};
+
+/*
+ * Tracepoints that are hit after the guest's PMU was loaded, and before it is
+ * saved, read counters of the host that are not in the hardware.
+ */
+static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
+{
+	const struct mode of_task = {};
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_TRACEPOINT,
+		.size = sizeof(attr),
+		.disabled = 1,
+		.sample_period = 1,
+		.sample_type = PERF_SAMPLE_READ,
+		.read_format = PERF_FORMAT_GROUP,
+		.wakeup_events = 1 << 30,
+	};
+	int id = tracepoint_id(name), kind, fd, insns, branches;
+	struct group_sample *s, last = {};
+	uint64_t turns;
+	struct buffer b;
+
+	if (id < 0) {
+		pr_info("Not tested, no access to the tracepoint %s\n", name);
+		return;
+	}
+	attr.config = id;
+
+	for (kind = 0; kind < NR_GUESTS; kind++) {
+		set_guest(vcpu, kind);
+		fd = open_attr(&attr, OF_TASK, -1);
+		insns = open_event(&of_task, PERF_COUNT_HW_INSTRUCTIONS, fd);
+		branches = open_event(&of_task, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, fd);
+		/* With an exit or two for interrupts in each turn */
+		b = map_buffer(fd, 4 * switches * sizeof(*s));
+
+		group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
+		switch_often(vcpu, switches);
+		group_ioctl(fd, PERF_EVENT_IOC_DISABLE);
+
+		turns = 0;
+		while ((s = (void *)next_sample(&b))) {
+			TEST_ASSERT(s->header.size == sizeof(*s) && s->nr == 3,
+				    "A sample of %u bytes, of %lu events", s->header.size, s->nr);
+			if (!turns) {
+				/* How far the first one is from the start doesn't matter. */
+				TEST_ASSERT(s->insns < 1000 && s->branches < 1000,
+					    "Guest %s: the first %s has %lu instructions, %lu branches",
+					    guest_names[kind], name, s->insns, s->branches);
+			} else {
+				if (s->insns == last.insns && s->branches == last.branches)
+					continue;
+				TEST_ASSERT(s->insns - last.insns == SWITCH_INSNS &&
+					    s->branches - last.branches == SWITCH_BRANCHES,
+					    "Guest %s: from %s to the next %ld instructions, %ld branches",
+					    guest_names[kind], name, s->insns - last.insns,
+					    s->branches - last.branches);
+			}
+			turns++;
+			last = *s;
+		}
+		pr_info("%s, guest %s: %lu, at %lu instructions\n", name, guest_names[kind],
+			last.hits, last.insns);
+		TEST_ASSERT(turns == switches, "Guest %s: %lu turns with %s", guest_names[kind],
+			    turns, name);
+
+		unmap_buffer(&b);
+		close(branches);
+		close(insns);
+		close(fd);
 	}
 }
 
@@ -307,12 +611,12 @@ static void test_pmis(struct kvm_vcpu *vcpu)
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis;
 	host = read_vpmi();
-	count_samples(vcpu, &insns);
+	count_samples(vcpu, &sampling[0], &insns);
 	host = read_vpmi() - host;
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis - guest;
 
-	TEST_ASSERT(guest == SWITCHES, "%u PMIs in the guest, not %u", guest, SWITCHES);
+	TEST_ASSERT(guest == switches, "%u PMIs in the guest, not %u", guest, switches);
 	TEST_ASSERT(host == guest, "%lu VPMIs in the host, %u PMIs in the guest", host, guest);
 
 	/* And none when the guest has no overflow */
@@ -320,32 +624,84 @@ static void test_pmis(struct kvm_vcpu *vcpu)
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis;
 	host = read_vpmi();
-	count_samples(vcpu, &insns);
+	count_samples(vcpu, &sampling[0], &insns);
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	TEST_ASSERT_EQ(guest_pmis, guest);
 	TEST_ASSERT_EQ(read_vpmi(), host);
+}
+
+#define CPU_TIME "/proc/sys/kernel/perf_cpu_time_max_percent"
+
+/* A cgroup of this task's own, if this system has cgroup v2 */
+static void enter_cgroup(void)
+{
+	if (mkdir(CGROUP, 0755) && errno != EEXIST)
+		return;
+
+	if (!write_file(CGROUP "/cgroup.procs", "0")) {
+		rmdir(CGROUP);
+		return;
+	}
+	cgroup = open(CGROUP, O_RDONLY);
+}
+
+static void leave_cgroup(void)
+{
+	if (cgroup < 0)
+		return;
+
+	close(cgroup);
+	write_file(CGROUP "/../cgroup.procs", "0");
+	rmdir(CGROUP);
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-s switches]\n"
+	       " -s: how often the PMU is exchanged in each measurement (default: %d)\n",
+	       name, switches);
+	exit(0);
 }
 
 int main(int argc, char *argv[])
 {
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
+	int i, opt;
+
+	while ((opt = getopt(argc, argv, "hs:")) != -1) {
+		if (opt == 's')
+			switches = atoi_positive("Number of switches", optarg);
+		else
+			help(argv[0]);
+	}
 
 	pmu_require_mediated();
+	TEST_REQUIRE(!getuid());
 
 	pmu_init();
-	kvm_pin_this_task_to_pcpu(0);
+	cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+	kvm_pin_this_task_to_pcpu(cpu);
+	/* Or perf takes fewer samples if they take long. */
+	TEST_ASSERT(write_file(CPU_TIME, "0"), "Can't write " CPU_TIME);
+	enter_cgroup();
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	pmu_sync(vm);
 	vm_install_exception_handler(vm, PMI_VECTOR, handle_pmi);
 	vcpu_run(vcpu);
 
-	test_counting(vcpu, false);
-	test_counting(vcpu, true);
-	test_sampling(vcpu);
+	for (i = 0; i < ARRAY_SIZE(counting); i++)
+		test_counting(vcpu, &counting[i]);
+	test_multiplexed(vcpu);
+	for (i = 0; i < ARRAY_SIZE(sampling); i++)
+		test_sampling(vcpu, &sampling[i]);
+	test_tracepoint(vcpu, "kvm_entry");
+	test_tracepoint(vcpu, "kvm_exit");
 	test_pmis(vcpu);
 
 	kvm_vm_free(vm);
+	leave_cgroup();
+	write_file(CPU_TIME, "25");
 	return 0;
 }
