@@ -478,4 +478,31 @@ static inline bool write_file(const char *path, const char *value)
 	return r == strlen(value);
 }
 
+/* One of the vCPU's binary statistics */
+static inline uint64_t vcpu_read_stat(struct kvm_vcpu *vcpu, const char *name)
+{
+	struct kvm_stats_desc *descs, *desc;
+	struct kvm_stats_header header;
+	bool found = false;
+	uint64_t value;
+	int fd, i;
+
+	fd = vcpu_get_stats_fd(vcpu);
+	read_stats_header(fd, &header);
+	descs = read_stats_descriptors(fd, &header);
+	for (i = 0; i < header.num_desc; i++) {
+		desc = get_stats_descriptor(descs, i, &header);
+		if (strcmp(desc->name, name))
+			continue;
+
+		read_stat_data(fd, &header, desc, &value, 1);
+		found = true;
+	}
+	TEST_ASSERT(found, "There is no statistic %s", name);
+
+	free(descs);
+	close(fd);
+	return value;
+}
+
 #endif /* SELFTEST_KVM_MEDIATED_PMU_H */
