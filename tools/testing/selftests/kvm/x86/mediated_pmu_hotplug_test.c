@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A guest counts on when its CPU is taken from it.
+ *
+ * The guest counts a block of known instructions, again and again, and checks all
+ * its counters after each.  Meanwhile the CPU that it runs on goes offline and
+ * online again; or, with -s, the whole machine is suspended, as far as
+ * /sys/power/pm_test takes it.  The counts stay exact, and the host's do, too.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/ioctl.h>
+
+#include <linux/perf_event.h>
+
+#include "mediated_pmu.h"
+
+#define CPU1_ONLINE	"/sys/devices/system/cpu/cpu1/online"
+#define PM_TEST		"/sys/power/pm_test"
+#define PM_STATE	"/sys/power/state"
+
+#define LOOPS		100000
+#define INSNS		(1 + LOOPS * 3 + 3)
+#define BRANCHES	LOOPS
+
+/* See run_block(). */
+static void run_loops(void)
+{
+	uint32_t eax = pmu.counters, edx = pmu.counters >> 32;
+
+	asm volatile("wrmsr\n\t"
+		     "mov $" __stringify(LOOPS) ", %%esi\n\t"
+		     "1: nop\n\t"
+		     "dec %%esi\n\t"
+		     "jnz 1b\n\t"
+		     "xor %%eax, %%eax\n\t"
+		     "xor %%edx, %%edx\n\t"
+		     "wrmsr\n\t"
+		     : "+a"(eax), "+d"(edx)
+		     : "c"(pmu.global_ctrl)
+		     : "esi", "cc", "memory");
+}
+
+static uint32_t rounds;
+static uint32_t stop;
+
+static void guest_code(void)
+{
+	uint64_t count, wanted;
+	int i;
+
+	while (!READ_ONCE(stop)) {
+		reset_pmu();
+		for_each_counter(i)
+			select_event(i, i % 2 ? pmu.branches : pmu.instructions, KERNEL);
+		run_loops();
+		for_each_counter(i) {
+			/* Other fixed counters count cycles. */
+			if (i > FIXED_BASE)
+				continue;
+			count = read_counter(i);
+			wanted = !is_fixed(i) && i % 2 ? BRANCHES : INSNS;
+			__GUEST_ASSERT(count == wanted, "Counter %d: wanted %lu, got %lu", i,
+				       wanted, count);
+		}
+		WRITE_ONCE(rounds, rounds + 1);
+	}
+	GUEST_DONE();
+}
+
+static void *vcpu_thread(void *vcpu)
+{
+	run_vcpu(vcpu);
+	return NULL;
+}
+
+static struct kvm_vm *vm;
+
+/* The next round that is a whole one */
+static void wait_for_rounds(void)
+{
+	uint32_t *now = addr_gva2hva(vm, (vm_vaddr_t)&rounds);
+	uint32_t then = READ_ONCE(*now);
+
+	while (READ_ONCE(*now) - then < 2)
+		usleep(1000);
+}
+
+static void move_to(pthread_t thread, int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	TEST_ASSERT(!pthread_setaffinity_np(thread, sizeof(set), &set), "Can't move the vCPU");
+}
+
+static void write_or_fail(const char *path, const char *value)
+{
+	TEST_ASSERT(write_file(path, value), "Can't write %s to %s: %s", value, path,
+		    strerror(errno));
+}
+
+/* The same instructions in user mode every time */
+static noinline uint64_t count_as_host(void)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_HARDWARE,
+		.config = PERF_COUNT_HW_INSTRUCTIONS,
+		.size = sizeof(attr),
+		.disabled = 1,
+		.exclude_guest = 1,
+		.exclude_kernel = 1,
+		.exclude_hv = 1,
+	};
+	uint64_t value;
+	int fd, i;
+
+	fd = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
+	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
+	ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
+	for (i = 0; i < 1000; i++)
+		asm volatile("nop");
+	ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
+	TEST_ASSERT(read(fd, &value, sizeof(value)) == sizeof(value), "Can't read an event");
+	close(fd);
+	return value;
+}
+
+#define TIMES	5
+
+static void test_offline(pthread_t thread)
+{
+	int i;
+
+	for (i = 0; i < TIMES; i++) {
+		move_to(thread, 1);
+		wait_for_rounds();
+		write_or_fail(CPU1_ONLINE, "0");
+		wait_for_rounds();
+		write_or_fail(CPU1_ONLINE, "1");
+		pr_info("CPU 1 was offline\n");
+	}
+	move_to(thread, 1);
+	wait_for_rounds();
+}
+
+static void test_suspend(pthread_t thread)
+{
+	static const char * const levels[] = { "devices", "processors", "core" };
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(levels); i++) {
+		move_to(thread, i % 2);
+		wait_for_rounds();
+		write_or_fail(PM_TEST, levels[i]);
+		write_or_fail(PM_STATE, "mem");
+		pr_info("Suspended, %s\n", levels[i]);
+		wait_for_rounds();
+	}
+	write_or_fail(PM_TEST, "none");
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-s]\n"
+	       " -s: suspend the machine instead of taking a CPU offline\n", name);
+	exit(0);
+}
+
+int main(int argc, char *argv[])
+{
+	struct kvm_vcpu *vcpu;
+	uint64_t host_insns;
+	bool suspend = false;
+	pthread_t thread;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "hs")) != -1) {
+		if (opt == 's')
+			suspend = true;
+		else
+			help(argv[0]);
+	}
+
+	pmu_require_mediated();
+	TEST_REQUIRE(!getuid());
+	__TEST_REQUIRE(!access(CPU1_ONLINE, W_OK), "CPU 1 can't be taken offline");
+	__TEST_REQUIRE(!suspend || !access(PM_TEST, W_OK), "There is no " PM_TEST);
+
+	pmu_init();
+	kvm_pin_this_task_to_pcpu(0);
+	host_insns = count_as_host();
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
+	pmu_sync(vm);
+	TEST_ASSERT(!pthread_create(&thread, NULL, vcpu_thread, vcpu), "pthread_create failed");
+
+	if (suspend)
+		test_suspend(thread);
+	else
+		test_offline(thread);
+
+	stop = 1;
+	sync_global_to_guest(vm, stop);
+	pthread_join(thread, NULL);
+
+	TEST_ASSERT_EQ(count_as_host(), host_insns);
+	kvm_vm_free(vm);
+	TEST_ASSERT_EQ(count_as_host(), host_insns);
+	return 0;
+}
