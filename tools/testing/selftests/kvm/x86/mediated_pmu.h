@@ -30,6 +30,10 @@
 #define X86_PROPERTY_NR_PERFCTR_CORE	KVM_X86_CPU_PROPERTY(0x80000022, 0, EBX, 0, 3)
 #endif
 
+#ifndef X86_FEATURE_PERFCTR_CORE
+#define X86_FEATURE_PERFCTR_CORE	KVM_X86_CPU_FEATURE(0x80000001, 0, ECX, 23)
+#endif
+
 #ifndef X86_FEATURE_PERFMON_V2
 #define X86_FEATURE_PERFMON_V2	KVM_X86_CPU_FEATURE(0x80000022, 0, EAX, 0)
 #endif
@@ -58,6 +62,7 @@ struct pmu_gp_range {
 };
 
 struct pmu {
+	uint32_t version;
 	uint32_t nr_gp;
 	uint32_t nr_fixed;
 	uint32_t gp_width;
@@ -102,6 +107,7 @@ static inline void pmu_init_intel(uint32_t nr_gp, uint32_t nr_fixed, bool full_w
 	uint32_t fixed_width = kvm_cpu_property(X86_PROPERTY_PMU_FIXED_COUNTERS_BIT_WIDTH);
 
 	pmu = (struct pmu) {
+		.version		= 2,
 		.nr_gp			= nr_gp,
 		.nr_fixed		= nr_fixed,
 		.gp_width		= gp_width,
@@ -143,6 +149,7 @@ static inline void pmu_init_amd(uint32_t nr_gp)
 	const uint64_t counters = GENMASK_ULL(nr_gp - 1, 0);
 
 	pmu = (struct pmu) {
+		.version		= 2,
 		.nr_gp			= nr_gp,
 		.gp_width		= 48,
 		.nr_ranges		= 2,
@@ -190,6 +197,32 @@ static inline bool pmu_has_full_width(void)
 	return pmu.nr_ranges == 2;
 }
 
+/*
+ * A PMU from before there was global control.  AMD's has the names of the core's
+ * counters, or just those of K7's four.
+ */
+static inline void pmu_init_version1(uint32_t nr_gp, bool k7_only)
+{
+	if (host_cpu_is_amd) {
+		pmu_init_amd(nr_gp);
+		if (k7_only) {
+			pmu.ranges[0] = pmu.ranges[1];
+			pmu.nr_ranges = 1;
+			pmu.eventsel = MSR_K7_EVNTSEL0;
+			pmu.eventsel_stride = 1;
+		}
+	} else {
+		pmu_init_intel(nr_gp, 0, true);
+	}
+
+	pmu.version = 1;
+	pmu.fixed_ctrl = 0;
+	pmu.global_ctrl = 0;
+	pmu.global_status = 0;
+	pmu.global_status_clear = 0;
+	pmu.global_status_set = 0;
+}
+
 /* A part of what KVM offers, see pmu_limit_vcpu() for the guest's side of it. */
 static inline void pmu_init_part(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
 {
@@ -218,6 +251,10 @@ static inline void pmu_limit_vcpu(struct kvm_vcpu *vcpu)
 {
 	if (host_cpu_is_amd) {
 		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_NR_PERFCTR_CORE, pmu.nr_gp);
+		if (pmu.version == 1)
+			vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_PERFMON_V2);
+		if (pmu.ranges[0].base == MSR_K7_PERFCTR0)
+			vcpu_clear_cpuid_feature(vcpu, X86_FEATURE_PERFCTR_CORE);
 		return;
 	}
 
@@ -226,6 +263,11 @@ static inline void pmu_limit_vcpu(struct kvm_vcpu *vcpu)
 			     pmu_has_full_width() ? PMU_CAP_FW_WRITES : 0);
 	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_GP_COUNTERS, pmu.nr_gp);
 	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_FIXED_COUNTERS, pmu.nr_fixed);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_GP_COUNTERS_BIT_WIDTH, pmu.gp_width);
+	vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_FIXED_COUNTERS_BIT_WIDTH,
+				pmu.fixed_width);
+	if (pmu.version < 2)
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_VERSION, pmu.version);
 }
 
 #define pmu_sync(vm) sync_global_to_guest(vm, pmu)

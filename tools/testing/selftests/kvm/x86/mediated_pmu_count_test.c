@@ -21,7 +21,12 @@
  *    the APIC's entry is masked, and none is kept for later
  *
  * All of it with and without the full-width addresses of the counters, which
- * on AMD are the only ones.
+ * on AMD are the only ones; with few counters; and with counters that are
+ * narrower than the hardware's, which AMD can't announce.
+ *
+ * A PMU of version 1 has no global control and no status: its counters count from the
+ * write to their selector that enables them to the one that disables them, and
+ * each overflow is a PMI.
  */
 #include "mediated_pmu.h"
 
@@ -529,7 +534,7 @@ static bool rearm;
 static void handle_pmi(struct ex_regs *regs)
 {
 	seen.count++;
-	seen.status = rdmsr(pmu.global_status);
+	seen.status = pmu.global_status ? rdmsr(pmu.global_status) : 0;
 	seen.lvtpc = apic_read(APIC_LVTPC);
 
 	if (rearm) {
@@ -678,6 +683,70 @@ static void guest_pmi(void)
 	GUEST_DONE();
 }
 
+static void assert_absent(uint32_t msr)
+{
+	uint64_t value;
+
+	GUEST_ASSERT_EQ(rdmsr_safe(msr, &value), GP_VECTOR);
+	GUEST_ASSERT_EQ(wrmsr_safe(msr, 0), GP_VECTOR);
+}
+
+static void guest_version1(void)
+{
+	const struct {
+		uint64_t event;
+		uint64_t count;
+	} events[] = {
+		{ pmu.instructions, BLOCK_INSNS },
+		{ pmu.branches, BLOCK_BRANCHES },
+	};
+	const uint64_t flags = ARCH_PERFMON_EVENTSEL_ENABLE | ARCH_PERFMON_EVENTSEL_OS;
+	const uint32_t global_ctrl = host_cpu_is_amd ? MSR_AMD64_PERF_CNTR_GLOBAL_CTL :
+						       MSR_CORE_PERF_GLOBAL_CTRL;
+	int i, e, n;
+
+	x2apic_enable();
+
+	/* That's what both vendors have in common of version 2. */
+	assert_absent(global_ctrl - 1);
+	assert_absent(global_ctrl);
+	assert_absent(global_ctrl + 1);
+	if (!host_cpu_is_amd) {
+		assert_absent(MSR_CORE_PERF_FIXED_CTR0);
+		assert_absent(MSR_CORE_PERF_FIXED_CTR_CTRL);
+	}
+
+	for_each_counter(i) {
+		/* The block begins and ends with writes to the selector instead. */
+		pmu.global_ctrl = eventsel_msr(i);
+
+		for (e = 0; e < ARRAY_SIZE(events); e++) {
+			memset(&seen, 0, sizeof(seen));
+			x2apic_write_reg(APIC_LVTPC, PMI_VECTOR);
+			write_counter(i, 0);
+			run_block(events[e].event | flags);
+			assert_counter(i, events[e].count, "version 1");
+			assert_counter(i, events[e].count, "stopped");
+
+			/* One event less than to overflow, and one after the other */
+			write_counter(i, -(int64_t)(events[e].count + 1));
+			run_block(events[e].event | flags | ARCH_PERFMON_EVENTSEL_INT);
+			assert_pmis(i, 0, "version 1, no overflow");
+			assert_counter(i, counter_mask(i), "version 1, no overflow");
+
+			for (n = 1; n <= 3; n++) {
+				write_counter(i, -(int64_t)(events[e].count - n));
+				run_block(events[e].event | flags | ARCH_PERFMON_EVENTSEL_INT);
+				assert_pmis(i, n, "version 1");
+				assert_counter(i, n, "version 1, overflow");
+				x2apic_write_reg(APIC_LVTPC, PMI_VECTOR);
+			}
+		}
+	}
+
+	GUEST_DONE();
+}
+
 static void allow_user_mode(struct kvm_vm *vm)
 {
 	uint64_t start = (uint64_t)run_user_block, addr;
@@ -727,22 +796,52 @@ static void run_all(void)
 	}
 }
 
+static void run_part(uint32_t nr_gp, uint32_t nr_fixed, bool full_width, uint32_t width)
+{
+	pmu_init_part(nr_gp, nr_fixed, full_width);
+	if (width) {
+		pmu.gp_width = width;
+		pmu.fixed_width = width;
+	}
+
+	pr_info("%u general-purpose and %u fixed counters of %u bits, with%s full-width writes\n",
+		nr_gp, nr_fixed, pmu.gp_width, pmu_has_full_width() ? "" : "out");
+	run_all();
+}
+
+static void run_version1(uint32_t nr_gp, bool k7_only)
+{
+	pr_info("%u counters of version 1\n", nr_gp);
+	use_x2apic = true;
+	use_nmi = false;
+	pmu_init_version1(nr_gp, k7_only);
+	run_guest(guest_version1);
+}
+
 int main(int argc, char *argv[])
 {
+	uint32_t nr_gp, nr_fixed;
+	bool full_width;
+
 	pmu_require_mediated();
 
 	pmu_init();
-	TEST_REQUIRE(pmu.nr_gp);
+	nr_gp = pmu.nr_gp;
+	nr_fixed = pmu.nr_fixed;
+	full_width = pmu_has_full_width();
+	TEST_REQUIRE(nr_gp >= 2);
 
-	pr_info("%u general-purpose and %u fixed counters, with%s full-width writes\n",
-		pmu.nr_gp, pmu.nr_fixed, pmu_has_full_width() ? "" : "out");
-	run_all();
-
-	if (host_cpu_is_intel && pmu_has_full_width()) {
-		pmu_init_part(pmu.nr_gp, pmu.nr_fixed, false);
-		pr_info("without full-width writes\n");
-		run_all();
+	run_part(nr_gp, nr_fixed, full_width, 0);
+	run_part(2, nr_fixed ? 1 : 0, full_width, 0);
+	if (host_cpu_is_intel && full_width) {
+		run_part(nr_gp, nr_fixed, false, 0);
+		run_part(2, nr_fixed, true, 40);
+		run_part(2, nr_fixed, false, 32);
 	}
+
+	run_version1(nr_gp, false);
+	if (host_cpu_is_amd)
+		run_version1(4, true);
 
 	return 0;
 }

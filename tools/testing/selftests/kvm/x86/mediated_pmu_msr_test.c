@@ -8,7 +8,8 @@
  *    it is read back, or the write changes nothing, and faults unless it's AMD's;
  *    while the PMU is in memory, and while it is in the hardware
  *  - a counter, selector or RDPMC index that the guest's CPUID doesn't have
- *    faults, whether the hardware has it or not
+ *    faults, whether the hardware has it or not; with version 0 of Intel's PMU, all
+ *    of them do
  *  - PEBS, DS, LBR, PERF_METRICS, off-core response and what else isn't offered
  *    faults, and isn't announced in PERF_CAPABILITIES
  *  - freezing on PMI, tracing and recording branches can't be switched on in
@@ -21,7 +22,12 @@
  *  - KVM_SET_MSRS refuses reserved bits, and changes nothing then
  *  - a vCPU that was saved in mid-count continues in another VM as if nothing
  *    had happened
+ *  - INIT leaves the PMU as it is, which goes on counting
+ *  - with -r: a vCPU that was saved on a host with mediated PMUs continues on one with
+ *    emulated PMUs, and the other way round
  */
+#include <getopt.h>
+
 #include "mediated_pmu.h"
 
 /*
@@ -322,6 +328,43 @@ static void guest_registers(void)
 	GUEST_DONE();
 }
 
+/* A PMU of version 0 */
+static void guest_without_pmu(void)
+{
+	int i;
+
+	assert_absent_counters();
+	for (i = 0; i < ARRAY_SIZE(absent_msrs); i++)
+		assert_absent(absent_msrs[i]);
+	assert_absent(pmu.fixed_ctrl);
+	assert_absent(pmu.global_ctrl);
+	assert_absent(pmu.global_status);
+	assert_absent(pmu.global_status_clear);
+	for (i = 0; i < 64; i++) {
+		assert_rdpmc(i, false);
+		assert_rdpmc(INTEL_RDPMC_FIXED | i, false);
+	}
+	GUEST_DONE();
+}
+
+static void test_version0(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	pr_info("version 0\n");
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_without_pmu);
+	pmu_init_part(1, 0, true);
+	pmu.version = 0;
+	pmu_limit_vcpu(vcpu);
+	pmu.nr_gp = 0;
+	pmu_sync(vm);
+
+	run_vcpu(vcpu);
+	kvm_vm_free(vm);
+}
+
 static void test_registers(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
 {
 	struct kvm_vcpu *vcpu;
@@ -565,10 +608,191 @@ static void test_turns(void)
 	kvm_vm_free(vm);
 }
 
+/* Of the guest's PMU as user space sees it */
+static struct {
+	uint64_t counter[64];
+	uint64_t eventsel[MAX_GP];
+	uint64_t fixed_ctrl;
+	uint64_t global_ctrl;
+	uint64_t global_status;
+} user_sees;
+
+static void look_at_pmu(struct kvm_vcpu *vcpu, typeof(user_sees) *seen)
+{
+	int i;
+
+	memset(seen, 0, sizeof(*seen));
+	for_each_counter(i) {
+		seen->counter[i] = get_counter(vcpu, i);
+		if (!is_fixed(i))
+			seen->eventsel[i] = vcpu_get_msr(vcpu, eventsel_msr(i));
+	}
+	if (pmu.nr_fixed)
+		seen->fixed_ctrl = vcpu_get_msr(vcpu, pmu.fixed_ctrl);
+	seen->global_ctrl = vcpu_get_msr(vcpu, pmu.global_ctrl);
+	seen->global_status = vcpu_get_msr(vcpu, pmu.global_status);
+}
+
+static void assert_pmu_unchanged(struct kvm_vcpu *vcpu, const char *what)
+{
+	typeof(user_sees) now;
+	int i;
+
+	look_at_pmu(vcpu, &now);
+	for_each_counter(i) {
+		TEST_ASSERT(now.counter[i] == user_sees.counter[i],
+			    "%s has changed counter %d from 0x%lx to 0x%lx",
+			    what, i, user_sees.counter[i], now.counter[i]);
+		if (!is_fixed(i))
+			TEST_ASSERT_EQ(now.eventsel[i], user_sees.eventsel[i]);
+	}
+	TEST_ASSERT_EQ(now.fixed_ctrl, user_sees.fixed_ctrl);
+	TEST_ASSERT_EQ(now.global_ctrl, user_sees.global_ctrl);
+	TEST_ASSERT_EQ(now.global_status, user_sees.global_status);
+}
+
+/* The address at which a CPU begins after INIT, below the base of CS */
+#define INIT_RIP	0xfff0
+
+static void test_init(void)
+{
+	struct kvm_x86_state *state;
+	struct kvm_vcpu_events init;
+	struct kvm_mp_state mp_state;
+	struct kvm_vcpu *vcpu;
+	struct kvm_regs regs;
+	struct kvm_vm *vm;
+	int i;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_turns);
+	pmu_limit_vcpu(vcpu);
+	pmu_sync(vm);
+	wait_for_turn(vcpu);
+
+	for_each_counter(i) {
+		vcpu_set_msr(vcpu, pmu.global_status, BIT_ULL(i));
+		look_at_pmu(vcpu, &user_sees);
+		state = vcpu_save_state(vcpu);
+
+		/* A pending INIT takes effect when user space looks, at the latest. */
+		init = state->events;
+		init.flags |= KVM_VCPUEVENT_VALID_SMM;
+		init.smi.latched_init = true;
+		vcpu_events_set(vcpu, &init);
+		vcpu_mp_state_get(vcpu, &mp_state);
+		vcpu_regs_get(vcpu, &regs);
+		TEST_ASSERT_EQ(regs.rip, INIT_RIP);
+		assert_pmu_unchanged(vcpu, "INIT");
+
+		/* All but the MSRs of the PMU are as before. */
+		vcpu_sregs_set(vcpu, &state->sregs);
+		vcpu_xcrs_set(vcpu, &state->xcrs);
+		vcpu_xsave_set(vcpu, state->xsave);
+		vcpu_events_set(vcpu, &state->events);
+		vcpu_mp_state_set(vcpu, &state->mp_state);
+		vcpu_regs_set(vcpu, &state->regs);
+		kvm_x86_state_cleanup(state);
+
+		wait_for_turn(vcpu);
+		check_value(i, user_sees.counter[i], "after INIT");
+		TEST_ASSERT_EQ(guest_sees.status, BIT_ULL(i));
+	}
+
+	kvm_vm_free(vm);
+}
+
+static void reload_kvm(const char *program, bool mediated)
+{
+	char command[PATH_MAX];
+
+	snprintf(command, sizeof(command), "%s %c", program, mediated ? 'Y' : 'N');
+	TEST_ASSERT(!system(command), "'%s' failed", command);
+	TEST_ASSERT_EQ(get_kvm_param_bool("enable_mediated_pmu"), mediated);
+}
+
+/* The VM goes from one kind of host to the other, while it counts. */
+static void test_reload(const char *program)
+{
+	struct kvm_x86_state *state;
+	struct kvm_vcpu *vcpu;
+	bool mediated = true;
+	struct kvm_vm *vm;
+	int i, n;
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_turns);
+	pmu_limit_vcpu(vcpu);
+	pmu_sync(vm);
+	wait_for_turn(vcpu);
+
+	for (n = 0; n < 4; n++) {
+		for_each_counter(i)
+			wait_for_turn(vcpu);
+
+		vcpu_set_msr(vcpu, pmu.global_status, n % 2 ? pmu.counters : 0);
+		look_at_pmu(vcpu, &user_sees);
+		state = vcpu_save_state(vcpu);
+		kvm_vm_release(vm);
+
+		mediated = !mediated;
+		reload_kvm(program, mediated);
+
+		/* Capabilities first: changing them later would reset the PMU. */
+		vcpu = vm_recreate_with_one_vcpu(vm);
+		pmu_limit_vcpu(vcpu);
+		vcpu_load_state(vcpu, state);
+		kvm_x86_state_cleanup(state);
+		assert_pmu_unchanged(vcpu, mediated ? "A host with mediated PMUs" :
+						      "A host with emulated PMUs");
+
+		for_each_counter(i) {
+			uint64_t host_saw = get_counter(vcpu, i);
+
+			wait_for_turn(vcpu);
+			TEST_ASSERT_EQ(guest_sees.status, user_sees.global_status);
+			TEST_ASSERT_EQ(guest_sees.global_ctrl, user_sees.global_ctrl);
+			if (!is_fixed(i))
+				TEST_ASSERT_EQ(guest_sees.eventsel[i], user_sees.eventsel[i]);
+
+			/* An emulated PMU isn't that exact. */
+			if (mediated)
+				check_value(i, host_saw, "on another host");
+			else
+				TEST_ASSERT(guest_sees.value[i] - host_saw < 100000 &&
+					    guest_sees.value[i] != host_saw,
+					    "Counter %d went from 0x%lx to 0x%lx",
+					    i, host_saw, guest_sees.value[i]);
+		}
+	}
+
+	kvm_vm_free(vm);
+}
+
+static void help(const char *name)
+{
+	printf("usage: %s [-r PROGRAM]\n\n"
+	       " -r PROGRAM: only move a VM between hosts with mediated and emulated PMUs;\n"
+	       "    PROGRAM Y|N reloads KVM with enable_mediated_pmu=Y|N.\n",
+	       name);
+}
+
 int main(int argc, char *argv[])
 {
+	const char *reload = NULL;
 	uint32_t nr_gp, nr_fixed;
 	bool full_width;
+	int opt;
+
+	while ((opt = getopt(argc, argv, "hr:")) != -1) {
+		switch (opt) {
+		case 'r':
+			reload = optarg;
+			break;
+		case 'h':
+		default:
+			help(argv[0]);
+			exit(opt == 'h' ? 0 : 1);
+		}
+	}
 
 	pmu_require_mediated();
 
@@ -577,6 +801,11 @@ int main(int argc, char *argv[])
 	nr_fixed = pmu.nr_fixed;
 	full_width = pmu_has_full_width();
 	TEST_REQUIRE(nr_gp >= 3 && nr_gp <= MAX_GP && nr_fixed <= MAX_FIXED);
+
+	if (reload) {
+		test_reload(reload);
+		return 0;
+	}
 
 	/*
 	 * What KVM makes of the two bits for transactions depends on the host's
@@ -595,9 +824,12 @@ int main(int argc, char *argv[])
 		test_registers(2, 1, full_width);
 		test_registers(nr_gp, 0, full_width);
 	}
+	if (host_cpu_is_intel)
+		test_version0();
 
 	pmu_init_part(nr_gp, nr_fixed, full_width);
 	test_turns();
+	test_init();
 
 	return 0;
 }
