@@ -673,6 +673,10 @@ static void pmc_increment(struct kvm_pmc *pmc)
 		return;
 	}
 
+	/* As in load: not while counters of AMD are enabled that won't stay so. */
+	if (pmu->global_ctrl_hw != global_ctrl_for_hw(pmu))
+		kvm_pmu_call(mediated_put)(pmc->vcpu);
+
 	write_counter_hw(pmc, pmc->counter);
 	if (overflow)
 		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
