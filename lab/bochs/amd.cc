@@ -200,7 +200,9 @@ int lab_amd_c::wrmsr(Bit32u index, Bit64u value)
   account_in_flight();
   if (audit && context->id < 0) {
     if (what == CTL) audit->wrote_control(n, global_ctl != 0);
-    if (what == CTR) audit->wrote(n, global_ctl != 0);
+    // one more: an instruction of the guest's that the host has emulated, no exchange
+    bool counts = value == ((counters[n].value + 1) & width_mask);
+    if (what == CTR) audit->wrote(n, global_ctl != 0 && ! counts);
     if (what == GLOBAL_CTL && (value & all) != global_ctl) audit->wrote_global();
     if (what == STATUS_CLR || what == STATUS_SET) audit->status_written();
   }

@@ -52,7 +52,7 @@ static bool is_nested(const lab_context_t *guest)
 }
 
 lab_audit_c::lab_audit_c(lab_cpu_c *lab, unsigned n): lab(lab), stretch(1), owned(0), unclear(0), last(NULL),
-  mediated(NULL), readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
+  global_written(false), mediated(NULL), readable(0), interrupted(false), guest_vector(-1), parent(NULL), entry_rip(0), exit_rip(0)
 {
   state_t state = { NOBODY, NOBODY, false, 0, 0, 0 };
   counters.assign(n, state);
@@ -111,7 +111,8 @@ int lab_audit_c::family(const lab_context_t *guest) const
 // True if it is not known yet for whom a write with global control on is
 bool lab_audit_c::is_unclear(unsigned n, bool global_on)
 {
-  if (! global_on || ! (owned | unclear)) return false;
+  bool as_left = last && ! global_written;
+  if (! global_on || ! ((owned | unclear) || as_left)) return false;
   unclear |= 1 << n;
   return true;
 }
@@ -144,6 +145,7 @@ void lab_audit_c::wrote_global()
     if (unclear >> n & 1)
       violation(6, n, "was written while global control was on and a guest's controls were loaded");
   unclear = 0;
+  global_written = true;
 }
 
 void lab_audit_c::counted_in_host(unsigned n)
@@ -214,6 +216,7 @@ void lab_audit_c::leave(bool to_enter_a_guest)
   for (unsigned n = 0; n < counters.size(); n++)
     if ((readable >> n & 1) && lab->counter(n).on) owned |= 1 << n;
   last = mediated;
+  global_written = false;
   mediated = NULL;
 }
 
@@ -223,7 +226,9 @@ void lab_audit_c::interrupt(unsigned n, Bit32u lvt)
   unsigned mode = lvt >> 8 & 7;
 
   if (! mediated) {
-    if (! owner() && ! masked && mode == 0 && (int) (lvt & 0xff) == guest_vector)
+    // of a guest that cannot read it, or the host's
+    bool hosts = lab->context->id < 0 || counters[n].ran_in_host;
+    if (hosts && ! masked && mode == 0 && (int) (lvt & 0xff) == guest_vector)
       violation(5, n, "an overflow in the host raises the guest's interrupt");
     return;
   }

@@ -62,6 +62,7 @@ private:
   Bit32u owned;             // counters with a guest's control, by the hardware's account
   Bit32u unclear;           // written with global control on since a guest's exit
   lab_context_t *last;      // the mediated guest that ran last
+  bool global_written;      // by the host, since then
   lab_context_t *mediated;  // the mediated guest that runs
   Bit32u readable;
   bool interrupted;         // since the last entry
