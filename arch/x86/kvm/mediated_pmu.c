@@ -713,7 +713,9 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 		return true;
 	}
 
-	if (msr == regs->global_status_clear && !(data & pmu->global_status_rsvd)) {
+	/* There is no way to set the status in version 2 of Intel's PMU. */
+	if ((msr == regs->global_status_clear || msr == regs->global_status_set) &&
+	    kvm_pmu_is_valid_msr(vcpu, msr) && !(data & pmu->global_status_rsvd)) {
 		wrmsrl(msr, data);
 		return true;
 	}
