@@ -245,6 +245,9 @@ void lab_amd_c::cpuid(Bit32u function, Bit32u subfunction, cpuid_function_t *lea
       leaf->eax = leaf->ebx = cpu->which_cpu();
       leaf->ecx = leaf->edx = 0;
       break;
+    case 0x8000001f:    // no encrypted memory, and no address bits that it takes
+      leaf->eax = leaf->ebx = leaf->ecx = leaf->edx = 0;
+      break;
     case 0x80000022:
       leaf->eax = 1;                                        // PerfMonV2
       leaf->ebx = counters.size();

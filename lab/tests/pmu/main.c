@@ -657,6 +657,8 @@ static void test_cpuid(void)
 	if (profile->amd) {
 		cpuid(0x80000001, &a, &b, &c, &d);
 		check("CPUID 80000001", "core counters", c >> 23 & 1, 1);
+		cpuid(0x8000001f, &a, &b, &c, &d);
+		check("CPUID 8000001F", "no encrypted memory", a | b, 0);
 		cpuid(0x80000022, &a, &b, &c, &d);
 		check("CPUID 80000022", "version 2", a, 1);
 		check("CPUID 80000022", "counters", b & 15, profile->general);
