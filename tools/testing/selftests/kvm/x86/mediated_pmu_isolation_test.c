@@ -437,7 +437,7 @@ static struct kvm_vm *create_turn_vm(struct kvm_vcpu **vcpu, uint32_t number,
 	return vm;
 }
 
-static void take_turn(struct kvm_vcpu *vcpu)
+static void run_turn(struct kvm_vcpu *vcpu)
 {
 	struct ucall uc;
 
@@ -476,7 +476,7 @@ static void test_turns(void)
 	/* In turn, then in other orders and more than once in a row */
 	for (n = 0; n < 200; n++) {
 		v = n < 100 ? n % NR_VMS : (n * n / 3) % NR_VMS;
-		take_turn(vcpu[v]);
+		run_turn(vcpu[v]);
 		scan_as_host();
 	}
 
@@ -492,7 +492,7 @@ static void *turns_thread(void *vcpu)
 
 	kvm_pin_this_task_to_pcpu(0);
 	for (n = 0; n < 200; n++) {
-		take_turn(vcpu);
+		run_turn(vcpu);
 		sched_yield();
 	}
 	return NULL;
