@@ -683,7 +683,7 @@ static void pmc_increment(struct kvm_pmc *pmc)
 }
 
 /* KVM has emulated an instruction that counts as @eventsel. */
-void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel)
+void __kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	struct kvm_pmc *pmc;

@@ -41,7 +41,7 @@ void kvm_mediated_pmu_reset(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_vcpu_load(struct kvm_vcpu *vcpu, int cpu);
 void kvm_mediated_pmu_vcpu_put(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_reprogram(struct kvm_pmc *pmc, bool allowed);
-void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel);
+void __kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel);
 
 bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
 bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
@@ -97,6 +97,13 @@ static inline void kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
 	if (vcpu_to_pmu(vcpu)->mediated.loaded &&
 	    vcpu_to_pmu(vcpu)->global_ctrl != vcpu_to_pmu(vcpu)->global_ctrl_hw)
 		__kvm_mediated_pmu_load_global_ctrl(vcpu);
+}
+
+static inline void kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu,
+						u64 eventsel)
+{
+	if (vcpu_to_pmu(vcpu)->global_ctrl_hw)
+		__kvm_mediated_pmu_count_event(vcpu, eventsel);
 }
 
 #endif /* __KVM_X86_MEDIATED_PMU_H */

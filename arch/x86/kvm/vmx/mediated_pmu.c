@@ -54,22 +54,15 @@ static bool rdpmc_is_direct(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	return kvm_mediated_pmu_claims(vcpu) &&
-	       kvm_mediated_pmu_is_host_size(pmu) &&
+	return kvm_mediated_pmu_is_host_size(pmu) &&
 	       kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_GP) &&
 	       kvm_mediated_pmu_is_host_width(pmu, KVM_PMC_FIXED);
 }
 
-/*
- * With every VM entry.  Returns true if the hardware is the guest's; if not, host
- * perf says what has to be switched.
- */
-bool vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu)
+/* With every VM entry of a guest that claims.  The VMCS may be another one each time. */
+void vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu)
 {
 	struct vcpu_vmx *vmx = to_vmx(vcpu);
-
-	if (!kvm_vcpu_has_mediated_pmu(vcpu))
-		return false;
 
 	if (!rdpmc_is_direct(vcpu) ||
 	    (is_guest_mode(vcpu) &&
@@ -77,8 +70,6 @@ bool vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu)
 		exec_controls_setbit(vmx, CPU_BASED_RDPMC_EXITING);
 	else
 		exec_controls_clearbit(vmx, CPU_BASED_RDPMC_EXITING);
-
-	return kvm_mediated_pmu_claims(vcpu);
 }
 
 /* The VMCS may be another one than last time, or have been used without a claim. */
@@ -105,6 +96,10 @@ void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
 	int i;
+
+	/* vmcs02 starts with it each time. */
+	if (!mediated && !is_guest_mode(vcpu))
+		exec_controls_setbit(to_vmx(vcpu), CPU_BASED_RDPMC_EXITING);
 
 	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
 		direct = mediated && i < pmu->nr_arch_gp_counters &&
