@@ -129,20 +129,26 @@ def check_clean(path):
 # ---- patches/ --------------------------------------------------------------
 
 def identity():
-    """Name and mail of whoever uses this repository."""
+    """Name and mail of whoever uses this repository; None if git doesn't know."""
     done = subprocess.run(("git", "-C", ROOT, "var", "GIT_AUTHOR_IDENT"),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           check=False)
-    if done.returncode:
+    return None if done.returncode else re.match(rb".*>", done.stdout).group()
+
+
+def own_identity():
+    """The same where it cannot be done without."""
+    known = identity()
+    if not known:
         raise Failure(ERROR, "git does not know who you are: git config "
                       "--global user.name 'Your Name', and user.email")
-    return re.match(rb".*>", done.stdout).group()
+    return known
 
 
 def default_author(message):
     """Who signed a patch off first wrote it."""
     found = re.search(rb"^Signed-off-by: (.*<.*>)$", message, re.M)
-    return found.group(1) if found else identity()
+    return found.group(1) if found else own_identity()
 
 
 def split_message(data):
