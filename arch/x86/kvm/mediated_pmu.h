@@ -57,6 +57,18 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data);
 fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc);
 void __kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu);
 
+void vmx_mediated_pmu_setup(void);
+void vmx_mediated_pmu_switch(struct kvm_vcpu *vcpu);
+void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu);
+void vmx_mediated_pmu_merge_msr_bitmap(struct kvm_vcpu *vcpu, unsigned long *l1,
+				       unsigned long *l02);
+void intel_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged);
+
+void svm_mediated_pmu_setup(void);
+void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu);
+void amd_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged);
+void amd_mediated_pmu_put(struct kvm_vcpu *vcpu);
+
 static inline bool kvm_vcpu_has_mediated_pmu(struct kvm_vcpu *vcpu)
 {
 	return vcpu->kvm->arch.has_mediated_pmu && vcpu_to_pmu(vcpu)->version;
