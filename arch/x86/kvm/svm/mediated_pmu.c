@@ -43,7 +43,7 @@ void __init svm_mediated_pmu_setup(void)
 {
 	const char *missing = NULL;
 
-	if (kvm_pmu_cap.mediated && !has_guest_only())
+	if (enable_mediated_pmu && kvm_pmu_cap.mediated && !has_guest_only())
 		missing = "event selectors with a guest-only bit";
 
 	kvm_mediated_pmu_setup(&amd_mediated_pmu_regs, missing);

@@ -130,38 +130,27 @@ void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 				  MSR_TYPE_R, !direct);
 }
 
-static void merge_intercept(struct kvm_vcpu *vcpu, unsigned long *l1,
-			    unsigned long *l02, u32 msr)
-{
-	unsigned long *l01 = to_vmx(vcpu)->vmcs01.msr_bitmap;
-
-	if (vmx_test_msr_bitmap_read(l01, msr) || vmx_test_msr_bitmap_read(l1, msr))
-		vmx_set_msr_bitmap_read(l02, msr);
-	else
-		vmx_clear_msr_bitmap_read(l02, msr);
-
-	if (vmx_test_msr_bitmap_write(l01, msr) || vmx_test_msr_bitmap_write(l1, msr))
-		vmx_set_msr_bitmap_write(l02, msr);
-	else
-		vmx_clear_msr_bitmap_write(l02, msr);
-}
-
 /* L2 may access what neither KVM nor L1 intercepts. */
 void vmx_mediated_pmu_merge_msr_bitmap(struct kvm_vcpu *vcpu, unsigned long *l1,
 				       unsigned long *l02)
 {
+	struct vcpu_vmx *vmx = to_vmx(vcpu);
 	int i;
 
 	if (!enable_mediated_pmu)
 		return;
 
 	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
-		merge_intercept(vcpu, l1, l02, MSR_IA32_PERFCTR0 + i);
-		merge_intercept(vcpu, l1, l02, MSR_IA32_PMC0 + i);
+		nested_vmx_set_intercept_for_msr(vmx, l1, l02,
+						 MSR_IA32_PERFCTR0 + i, MSR_TYPE_RW);
+		nested_vmx_set_intercept_for_msr(vmx, l1, l02,
+						 MSR_IA32_PMC0 + i, MSR_TYPE_RW);
 	}
 
 	for (i = 0; i < kvm_pmu_cap.num_counters_fixed; i++)
-		merge_intercept(vcpu, l1, l02, MSR_CORE_PERF_FIXED_CTR0 + i);
+		nested_vmx_set_intercept_for_msr(vmx, l1, l02,
+						 MSR_CORE_PERF_FIXED_CTR0 + i, MSR_TYPE_RW);
 
-	merge_intercept(vcpu, l1, l02, MSR_CORE_PERF_GLOBAL_STATUS);
+	nested_vmx_set_intercept_for_msr(vmx, l1, l02,
+					 MSR_CORE_PERF_GLOBAL_STATUS, MSR_TYPE_RW);
 }
