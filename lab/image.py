@@ -228,12 +228,14 @@ def prog(name):
     """One of the lab's own programs, built."""
     source, = glob.glob(os.path.join(glob.escape(LAB), "prog", name + ".[cS]"))
 
+    headers = sorted(glob.glob(os.path.join(glob.escape(LAB), "prog", "*.h")))
+
     flags = ["-nostdlib"] if source.endswith(".S") else ["-O2", "-Wall"]
 
     def make(out):
         subprocess.run([compiler(), "-static", *flags, "-o", out, source], check=True)
 
-    return cached(name, "", [source], make)
+    return cached(name, "", [source, *headers], make)
 
 
 def system_part():

@@ -11,20 +11,14 @@
  * Each state has a guest of its own.  It runs in 32-bit mode with large pages: marks
  * work there, and the PMU's registers are the same as in any other mode.
  */
-#include <err.h>
-#include <fcntl.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
-#include <linux/kvm.h>
 #include <linux/perf_event.h>
+
+#include "vm.h"
 
 /* How often the guest exits in each way */
 #define EXITS		22
@@ -207,10 +201,7 @@ static struct pmu {
 	uint64_t counters;
 } pmu;
 
-static int kvm, vm, vcpu;
-static uint8_t *memory;
-static struct kvm_run *run;
-static size_t run_size;
+static struct vm vm;
 
 static void find_pmu(const struct kvm_cpuid2 *cpuid)
 {
@@ -241,24 +232,11 @@ static void find_pmu(const struct kvm_cpuid2 *cpuid)
 	}
 }
 
-static void set_cpuid(void)
-{
-	struct kvm_cpuid2 *cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(cpuid->entries[0]));
-
-	if (!cpuid)
-		err(1, "calloc");
-	cpuid->nent = 256;
-	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) || ioctl(vcpu, KVM_SET_CPUID2, cpuid))
-		err(1, "KVM_SET_CPUID2");
-	find_pmu(cpuid);
-	free(cpuid);
-}
-
 static void set_gate(int vector, const char *handler)
 {
 	uint64_t offset = CODE + (handler - guest);
 
-	((uint64_t *)(memory + IDT))[vector] =
+	((uint64_t *)(vm.memory + IDT))[vector] =
 		offset | CODE_SELECTOR << 16 | 0x8e0000000000 | (offset >> 16) << 48;
 }
 
@@ -272,7 +250,7 @@ static void set_sregs(void)
 	data.selector = DATA_SELECTOR;
 	data.type = 0x3;
 
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
+	if (ioctl(vm.vcpu, KVM_GET_SREGS, &sregs))
 		err(1, "KVM_GET_SREGS");
 	sregs.cr0 |= 1 | 1u << 31;	/* PE, PG */
 	sregs.cr4 |= 0x10;		/* PSE */
@@ -284,42 +262,21 @@ static void set_sregs(void)
 	sregs.idt.base = IDT;
 	sregs.idt.limit = 0x7ff;
 	sregs.apic_base |= 0xc00;	/* x2APIC mode */
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
+	if (ioctl(vm.vcpu, KVM_SET_SREGS, &sregs))
 		err(1, "KVM_SET_SREGS");
 }
 
 static void create_guest(void)
 {
-	struct kvm_userspace_memory_region region = { .memory_size = MEMORY };
-
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		err(1, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000) || ioctl(vm, KVM_CREATE_IRQCHIP, 0))
-		err(1, "KVM_CREATE_IRQCHIP");
-
-	memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		err(1, "mmap");
-	region.userspace_addr = (uintptr_t)memory;
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-		err(1, "KVM_SET_USER_MEMORY_REGION");
-
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err(1, "KVM_CREATE_VCPU");
-	run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED)
-		err(1, "mmap");
-
-	set_cpuid();
-	memcpy(memory + CODE, guest, guest_end - guest);
-	memcpy(memory + GDT, (uint64_t []) { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff }, 24);
-	((uint32_t *)(memory + PAGES))[0] = 0xe3;
-	((uint32_t *)(memory + PAGES))[MMIO >> 22] = MMIO | 0xe3;
+	vm = create_vm(MEMORY);
+	find_pmu(vm.cpuid);
+	memcpy(vm.memory + CODE, guest, guest_end - guest);
+	memcpy(vm.memory + GDT, (uint64_t []) { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff }, 24);
+	((uint32_t *)(vm.memory + PAGES))[0] = 0xe3;
+	((uint32_t *)(vm.memory + PAGES))[MMIO >> 22] = MMIO | 0xe3;
 	set_gate(TIMER_VECTOR, handle_timer);
 	set_gate(PMI_VECTOR, handle_pmi);
-	*(struct data *)(memory + DATA) = (struct data) {
+	*(struct data *)(vm.memory + DATA) = (struct data) {
 		.counter = pmu.counter,
 		.global_ctrl = pmu.global_ctrl,
 		.global_status = pmu.global_status,
@@ -330,36 +287,28 @@ static void create_guest(void)
 	set_sregs();
 }
 
-static void destroy_guest(void)
-{
-	munmap(run, run_size);
-	close(vcpu);
-	close(vm);
-	munmap(memory, MEMORY);
-}
-
 static void run_guest(const char *code, struct kvm_regs regs)
 {
 	regs.rip = CODE + (code - guest);
 	regs.rsp = STACK;
 	regs.rdi = NAME;
 	regs.rflags = 2;
-	if (ioctl(vcpu, KVM_SET_REGS, &regs))
+	if (ioctl(vm.vcpu, KVM_SET_REGS, &regs))
 		err(1, "KVM_SET_REGS");
 
 	do {
-		if (ioctl(vcpu, KVM_RUN, 0))
+		if (ioctl(vm.vcpu, KVM_RUN, 0))
 			err(1, "KVM_RUN");
-	} while (run->exit_reason == KVM_EXIT_MMIO);
+	} while (vm.run->exit_reason == KVM_EXIT_MMIO);
 
-	if (run->exit_reason != KVM_EXIT_IO || run->io.port != PORT)
-		errx(1, "unexpected exit reason %u", run->exit_reason);
+	if (vm.run->exit_reason != KVM_EXIT_IO || vm.run->io.port != PORT)
+		errx(1, "unexpected exit reason %u", vm.run->exit_reason);
 }
 
 static void measure(const char *state, const char *kind, const char *code, struct kvm_regs regs)
 {
 	/* A mark's name has at most 31 characters. */
-	snprintf((char *)memory + NAME, 32, "%s %s", state, kind);
+	snprintf((char *)vm.memory + NAME, 32, "%s %s", state, kind);
 	regs.rbp = EXITS;
 	run_guest(code, regs);
 }
@@ -370,7 +319,7 @@ struct entry {
 
 static void write_msrs(const struct entry *entries, int nr)
 {
-	memcpy(memory + TABLE, entries, nr * sizeof(*entries));
+	memcpy(vm.memory + TABLE, entries, nr * sizeof(*entries));
 	run_guest(write_table, (struct kvm_regs) { .rsi = TABLE, .rbp = nr });
 }
 
@@ -473,18 +422,13 @@ static void measure_all(const char *state)
 
 	if (fd >= 0)
 		close(fd);
-	destroy_guest();
+	destroy_vm(&vm);
 }
 
 int main(int argc, char **argv)
 {
 	if (argc < 2)
 		errx(2, "usage: kvm-exits idle|active[+event]...");
-
-	kvm = open("/dev/kvm", O_RDWR);
-	if (kvm < 0)
-		err(1, "/dev/kvm");
-	run_size = ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 
 	while (*++argv)
 		measure_all(*argv);

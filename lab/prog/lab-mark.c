@@ -8,6 +8,8 @@
  */
 #include <stdio.h>
 
+#include "mark.h"
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -15,8 +17,6 @@ int main(int argc, char **argv)
 		return 120;
 	}
 
-	/* nopl 0x3142414c(%rax) */
-	asm volatile(".byte 0x0f, 0x1f, 0x80, 0x4c, 0x41, 0x42, 0x31"
-		     : : "D" (argv[1]) : "memory");
+	mark(argv[1]);
 	return 0;
 }

@@ -12,16 +12,11 @@
  * The guest is a few instructions in real mode, where the PMU's registers are the
  * same as in any other.
  */
-#include <err.h>
-#include <fcntl.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 
-#include <linux/kvm.h>
+#include "../prog/mark.h"
+#include "../prog/vm.h"
 
 /* Keep in step with register-exits. */
 #define ACCESSES	20
@@ -72,114 +67,35 @@ asm(".section .rodata\n"
 extern const char guest[], guest_end[];
 extern const char read_msr[], read_pmc[], write_msr[], on_gp[];
 
-static uint8_t *memory;
-static struct kvm_run *run;
-static int vcpu;
-
-static void mark(const char *name, const char *when)
-{
-	char text[32];
-
-	snprintf(text, sizeof(text), "%s-%s", name, when);
-	asm volatile(".byte 0x0f, 0x1f, 0x80, 0x4c, 0x41, 0x42, 0x31"
-		     : : "D"(text) : "memory");
-}
-
-static void set_regs(const char *code, struct kvm_regs regs)
-{
-	struct kvm_sregs sregs;
-
-	regs.rip = CODE + (code - guest);
-	regs.rflags = 2;
-	if (ioctl(vcpu, KVM_SET_REGS, &regs))
-		err(1, "KVM_SET_REGS");
-
-	if (ioctl(vcpu, KVM_GET_SREGS, &sregs))
-		err(1, "KVM_GET_SREGS");
-	sregs.cs.base = sregs.cs.selector = 0;
-	sregs.ds.base = sregs.ds.selector = 0;
-	if (ioctl(vcpu, KVM_SET_SREGS, &sregs))
-		err(1, "KVM_SET_SREGS");
-}
+static struct vm vm;
 
 static void run_guest(void)
 {
-	if (ioctl(vcpu, KVM_RUN, 0))
+	if (ioctl(vm.vcpu, KVM_RUN, 0))
 		err(1, "KVM_RUN");
-	if (run->exit_reason != KVM_EXIT_IO)
-		errx(1, "unexpected exit reason %u", run->exit_reason);
-}
-
-static void create_guest(void)
-{
-	struct kvm_userspace_memory_region region = { .memory_size = MEMORY };
-	struct kvm_cpuid2 *cpuid;
-	int kvm, vm;
-
-	kvm = open("/dev/kvm", O_RDWR);
-	if (kvm < 0)
-		err(1, "/dev/kvm");
-	vm = ioctl(kvm, KVM_CREATE_VM, 0);
-	if (vm < 0)
-		err(1, "KVM_CREATE_VM");
-	if (ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000) || ioctl(vm, KVM_CREATE_IRQCHIP, 0))
-		err(1, "KVM_CREATE_IRQCHIP");
-
-	memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		err(1, "mmap");
-	memcpy(memory + CODE, guest, guest_end - guest);
-	region.userspace_addr = (uintptr_t)memory;
-	if (ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region))
-		err(1, "KVM_SET_USER_MEMORY_REGION");
-
-	vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
-	if (vcpu < 0)
-		err(1, "KVM_CREATE_VCPU");
-	run = mmap(NULL, ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), PROT_READ | PROT_WRITE,
-		   MAP_SHARED, vcpu, 0);
-	if (run == MAP_FAILED)
-		err(1, "mmap");
-
-	cpuid = calloc(1, sizeof(*cpuid) + 256 * sizeof(cpuid->entries[0]));
-	if (!cpuid)
-		err(1, "calloc");
-	cpuid->nent = 256;
-	if (ioctl(kvm, KVM_GET_SUPPORTED_CPUID, cpuid) || ioctl(vcpu, KVM_SET_CPUID2, cpuid))
-		err(1, "KVM_SET_CPUID2");
-	free(cpuid);
-}
-
-static void set_msr(uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry;
-	} arg = {
-		.head = { .nmsrs = 1 },
-		.entry = { .index = index, .data = value },
-	};
-
-	if (ioctl(vcpu, KVM_SET_MSRS, &arg) != 1)
-		errx(1, "KVM_SET_MSRS refuses 0x%llx in 0x%x", (unsigned long long)value, index);
+	if (vm.run->exit_reason != KVM_EXIT_IO)
+		errx(1, "unexpected exit reason %u", vm.run->exit_reason);
 }
 
 /* Once before the first mark, for what happens the first time only. */
 static void measure(const char *name, const char *code, struct kvm_regs regs, int faults)
 {
-	volatile uint16_t *seen = (void *)(memory + FAULTS);
+	volatile uint16_t *seen = (void *)(vm.memory + FAULTS);
+	char text[32];
 
 	regs.rsp = CODE;
 	regs.rbp = 2;
-	set_regs(code, regs);
+	set_real_mode(&vm, CODE + (code - guest), regs);
 	run_guest();
 
 	*seen = 0;
 	regs.rbp = ACCESSES;
-	set_regs(code, regs);
-	mark(name, "begin");
+	set_real_mode(&vm, CODE + (code - guest), regs);
+	snprintf(text, sizeof(text), "%s-begin", name);
+	mark(text);
 	run_guest();
-	mark(name, "end");
+	snprintf(text, sizeof(text), "%s-end", name);
+	mark(text);
 	if (*seen != faults)
 		errx(1, "%s: %u #GP, wanted %u", name, *seen, faults);
 }
@@ -192,7 +108,7 @@ static void do_line(const char *line)
 	uint32_t index;
 
 	if (sscanf(line, "set %x %llx", &index, &value) == 2) {
-		set_msr(index, value);
+		set_msr(&vm, index, value);
 		return;
 	}
 	if (sscanf(line, "%19s wrmsr %x %llx %llx %2s", name, &index, &value, &other, result) == 5)
@@ -218,9 +134,10 @@ int main(void)
 {
 	char line[100];
 
-	create_guest();
+	vm = create_vm(MEMORY);
+	memcpy(vm.memory + CODE, guest, guest_end - guest);
 	/* CS is 0. */
-	*(uint32_t *)(memory + IVT_GP) = CODE + (on_gp - guest);
+	*(uint32_t *)(vm.memory + IVT_GP) = CODE + (on_gp - guest);
 
 	while (fgets(line, sizeof(line), stdin))
 		do_line(line);
