@@ -176,21 +176,6 @@ static inline void pmu_init_amd(uint32_t nr_gp)
 		pmu.eventsel_bits |= AMD_EVENTSEL_GUEST_ONLY | AMD_EVENTSEL_HOST_ONLY;
 }
 
-/* What the tests are about; everything they use of the PMU, they check here. */
-static inline void pmu_require_mediated(void)
-{
-	TEST_REQUIRE(get_kvm_param_bool("enable_mediated_pmu"));
-
-	if (host_cpu_is_intel) {
-		TEST_REQUIRE(kvm_cpu_property(X86_PROPERTY_PMU_VERSION) >= 2);
-		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_INSNS_RETIRED));
-		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_BRANCH_INSNS_RETIRED));
-	} else {
-		TEST_REQUIRE(host_cpu_is_amd);
-		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_PERFMON_V2));
-	}
-}
-
 /* Intel's counters of 32 bits; there is nothing like them on AMD. */
 static inline bool pmu_has_full_width(void)
 {
@@ -244,6 +229,23 @@ static inline void pmu_init(void)
 		pmu_init_intel(kvm_cpu_property(X86_PROPERTY_PMU_NR_GP_COUNTERS),
 			       kvm_cpu_property(X86_PROPERTY_PMU_NR_FIXED_COUNTERS),
 			       full_width);
+}
+
+/* What the tests are about; everything they use of the PMU, they check here. */
+static inline void pmu_require_mediated(void)
+{
+	TEST_REQUIRE(get_kvm_param_bool("enable_mediated_pmu"));
+
+	if (host_cpu_is_intel) {
+		TEST_REQUIRE(kvm_cpu_property(X86_PROPERTY_PMU_VERSION) >= 2);
+		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_INSNS_RETIRED));
+		TEST_REQUIRE(kvm_pmu_has(X86_PMU_FEATURE_BRANCH_INSNS_RETIRED));
+	} else {
+		TEST_REQUIRE(host_cpu_is_amd);
+		TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_PERFMON_V2));
+	}
+
+	pmu_init();
 }
 
 /* Have the vCPU's CPUID and capabilities say what the table says. */
@@ -506,6 +508,14 @@ static inline bool run_to_exit(struct kvm_vcpu *vcpu)
 		TEST_FAIL("Unexpected ucall %lu, exit reason %s", uc.cmd,
 			  exit_reason_str(vcpu->run->exit_reason));
 	}
+}
+
+static inline int pin_to_last_cpu(void)
+{
+	int cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
+
+	kvm_pin_this_task_to_pcpu(cpu);
+	return cpu;
 }
 
 static inline bool write_file(const char *path, const char *value)

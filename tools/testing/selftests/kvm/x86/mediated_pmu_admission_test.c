@@ -26,9 +26,8 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 #define NOBODY	65534
 
@@ -393,14 +392,6 @@ static const struct event task_event_of_host = {
 	"of a task, the host only", .config = INSTRUCTIONS, .of_task = true,
 	.exclude_guest = true,
 };
-
-static uint64_t read_event(int fd)
-{
-	uint64_t value;
-
-	TEST_ASSERT(read(fd, &value, sizeof(value)) == sizeof(value), "Can't read an event");
-	return value;
-}
 
 /* The leader can't count guests, but the other one does. */
 static void test_group(const struct event *leader)
@@ -1090,8 +1081,6 @@ int main(int argc, char *argv[])
 
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
-
-	pmu_init();
 
 	for (i = 0; i < ARRAY_SIZE(events); i++)
 		test_event_then_vm(&events[i]);

@@ -825,7 +825,6 @@ int main(int argc, char *argv[])
 
 	pmu_require_mediated();
 
-	pmu_init();
 	nr_gp = pmu.nr_gp;
 	nr_fixed = pmu.nr_fixed;
 	full_width = pmu_has_full_width();

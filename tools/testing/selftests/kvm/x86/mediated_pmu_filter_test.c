@@ -412,7 +412,6 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PMU_EVENT_FILTER));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PMU_EVENT_MASKED_EVENTS));
 
-	pmu_init();
 	TEST_REQUIRE(pmu.nr_gp >= 2);
 
 	test_lists();

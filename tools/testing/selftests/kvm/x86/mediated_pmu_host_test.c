@@ -28,9 +28,8 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 enum {
 	GUEST_IDLE,
@@ -127,11 +126,9 @@ static int cgroup = -1;
 static int open_attr(struct perf_event_attr *attr, int of, int group)
 {
 	pid_t pid = of == OF_TASK ? 0 : of == OF_CPU ? -1 : cgroup;
-	int fd = syscall(__NR_perf_event_open, attr, pid, of == OF_TASK ? -1 : cpu, group,
-			 of == OF_CGROUP ? PERF_FLAG_PID_CGROUP : 0);
 
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
-	return fd;
+	return open_perf_event(attr, pid, of == OF_TASK ? -1 : cpu, group,
+			       of == OF_CGROUP ? PERF_FLAG_PID_CGROUP : 0);
 }
 
 static int open_event(const struct mode *mode, uint64_t config, int group)
@@ -168,7 +165,7 @@ static struct reading read_all(int fd)
 	return r;
 }
 
-static uint64_t read_event(int fd)
+static uint64_t read_running(int fd)
 {
 	struct reading r = read_all(fd);
 
@@ -236,8 +233,8 @@ static struct counts count(struct kvm_vcpu *vcpu, const struct mode *mode)
 	if (!mode->group)
 		group_ioctl(branches, PERF_EVENT_IOC_DISABLE);
 
-	c.insns = read_event(insns);
-	c.branches = read_event(branches);
+	c.insns = read_running(insns);
+	c.branches = read_running(branches);
 	close(branches);
 	close(insns);
 	return c;
@@ -333,7 +330,7 @@ static uint64_t count_multiplexed(struct kvm_vcpu *vcpu)
 	switch_often(vcpu, switches);
 	TEST_ASSERT(!prctl(PR_TASK_PERF_EVENTS_DISABLE), "prctl failed");
 
-	branches = read_event(first);
+	branches = read_running(first);
 	close(first);
 	for (i = 0; i < NR_MULTIPLEXED; i++) {
 		r = read_all(fd[i]);
@@ -429,7 +426,7 @@ static uint64_t count_samples(struct kvm_vcpu *vcpu, const struct mode *mode, ui
 	group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
 	switch_often(vcpu, switches);
 	group_ioctl(fd, PERF_EVENT_IOC_DISABLE);
-	*insns = read_event(fd);
+	*insns = read_running(fd);
 
 	while ((h = next_sample(&b))) {
 		cpumode = h->misc & PERF_RECORD_MISC_CPUMODE_MASK;
@@ -679,9 +676,7 @@ int main(int argc, char *argv[])
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 
-	pmu_init();
-	cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
-	kvm_pin_this_task_to_pcpu(cpu);
+	cpu = pin_to_last_cpu();
 	/* Or perf takes fewer samples if they take long. */
 	TEST_ASSERT(write_file(CPU_TIME, "0"), "Can't write " CPU_TIME);
 	enter_cgroup();

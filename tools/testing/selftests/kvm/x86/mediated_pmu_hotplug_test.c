@@ -11,9 +11,8 @@
 #include <pthread.h>
 #include <sys/ioctl.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 #define CPU1_ONLINE	"/sys/devices/system/cpu/cpu1/online"
 #define PM_TEST		"/sys/power/pm_test"
@@ -101,32 +100,6 @@ static void write_or_fail(const char *path, const char *value)
 		    strerror(errno));
 }
 
-/* The same instructions in user mode every time */
-static noinline uint64_t count_as_host(void)
-{
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_HARDWARE,
-		.config = PERF_COUNT_HW_INSTRUCTIONS,
-		.size = sizeof(attr),
-		.disabled = 1,
-		.exclude_guest = 1,
-		.exclude_kernel = 1,
-		.exclude_hv = 1,
-	};
-	uint64_t value;
-	int fd, i;
-
-	fd = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
-	ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
-	for (i = 0; i < 1000; i++)
-		asm volatile("nop");
-	ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
-	TEST_ASSERT(read(fd, &value, sizeof(value)) == sizeof(value), "Can't read an event");
-	close(fd);
-	return value;
-}
-
 #define TIMES	5
 
 static void test_offline(pthread_t thread)
@@ -188,7 +161,6 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(!access(CPU1_ONLINE, W_OK), "CPU 1 can't be taken offline");
 	__TEST_REQUIRE(!suspend || !access(PM_TEST, W_OK), "There is no " PM_TEST);
 
-	pmu_init();
 	kvm_pin_this_task_to_pcpu(0);
 	host_insns = count_as_host();
 

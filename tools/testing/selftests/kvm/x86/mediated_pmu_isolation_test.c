@@ -20,9 +20,8 @@
 #include <setjmp.h>
 #include <sys/ioctl.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 #define MMIO_GPA	0xd0000000ull
 #define MMIO_GVA	0xd0000000ull
@@ -370,17 +369,11 @@ static void guest_without_pmu(void)
 static int allow_rdpmc(void)
 {
 	struct perf_event_mmap_page *page;
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_HARDWARE,
-		.config = PERF_COUNT_HW_INSTRUCTIONS,
-		.size = sizeof(attr),
-		.exclude_guest = 1,
-		.exclude_kernel = 1,
-	};
+	struct perf_event_attr attr = user_instructions();
 	int fd;
 
-	fd = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
+	attr.disabled = 0;
+	fd = open_perf_event(&attr, 0, -1, -1, 0);
 	page = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
 	TEST_ASSERT(page != MAP_FAILED, "mmap failed: %s", strerror(errno));
 	__TEST_REQUIRE(page->cap_user_rdpmc, "RDPMC in user mode is not allowed");
@@ -522,7 +515,6 @@ int main(int argc, char *argv[])
 
 	pmu_require_mediated();
 
-	pmu_init();
 	TEST_REQUIRE(pmu.nr_gp >= 2);
 
 	kvm_pin_this_task_to_pcpu(0);

@@ -1022,7 +1022,6 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_cpu_has(host_cpu_is_intel ? X86_FEATURE_VMX : X86_FEATURE_SVM));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
 
-	pmu_init();
 	TEST_REQUIRE(pmu.nr_gp >= 2);
 
 	run_guest_code(guest_counts);

@@ -29,9 +29,8 @@
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 /* The block with exits */
 #define EXITS		12
@@ -300,43 +299,11 @@ static void move_and_run_other(struct kvm_vcpu *vcpu, int n)
 
 static int open_event(uint64_t config, bool of_task)
 {
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_HARDWARE,
-		.config = config,
-		.size = sizeof(attr),
-		.disabled = of_task,
-		.exclude_guest = 1,
-		.exclude_kernel = 1,
-		.exclude_hv = 1,
-	};
-	int fd = syscall(__NR_perf_event_open, &attr, of_task ? 0 : -1,
-			 of_task ? -1 : sched_getcpu(), -1, 0);
+	struct perf_event_attr attr = user_instructions();
 
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
-	return fd;
-}
-
-static uint64_t read_event(int fd)
-{
-	uint64_t value;
-
-	TEST_ASSERT(read(fd, &value, sizeof(value)) == sizeof(value), "Can't read an event");
-	return value;
-}
-
-/* The same instructions in user mode every time */
-static noinline uint64_t count_as_host(void)
-{
-	int fd = open_event(PERF_COUNT_HW_INSTRUCTIONS, true), i;
-	uint64_t value;
-
-	ioctl(fd, PERF_EVENT_IOC_ENABLE, 0);
-	for (i = 0; i < 100; i++)
-		asm volatile("nop");
-	ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
-	value = read_event(fd);
-	close(fd);
-	return value;
+	attr.config = config;
+	attr.disabled = of_task;
+	return open_perf_event(&attr, of_task ? 0 : -1, of_task ? -1 : sched_getcpu(), -1, 0);
 }
 
 static uint64_t host_insns;
@@ -695,7 +662,6 @@ int main(int argc, char *argv[])
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 
-	pmu_init();
 	TEST_REQUIRE(pmu.nr_gp >= 3);
 	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 

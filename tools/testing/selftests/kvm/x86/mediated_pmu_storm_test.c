@@ -20,9 +20,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 static uint32_t guest_pmis;
 static uint32_t guest_stop;
@@ -112,18 +111,7 @@ static uint64_t cpu_time(pthread_t thread)
 
 static struct counts count(int turns)
 {
-	struct perf_event_attr attr = {
-		.type = PERF_TYPE_HARDWARE,
-		.config = PERF_COUNT_HW_INSTRUCTIONS,
-		.size = sizeof(attr),
-		.disabled = 1,
-		.exclude_guest = 1,
-		.exclude_kernel = 1,
-		.exclude_hv = 1,
-		.sample_period = PERIOD,
-		.sample_type = PERF_SAMPLE_IP,
-		.wakeup_events = 1 << 30,
-	};
+	struct perf_event_attr attr = user_instructions();
 	struct perf_event_mmap_page *page;
 	struct perf_event_header *h;
 	uint64_t due = (uint64_t)turns * LOOPS * 2 / PERIOD;
@@ -135,8 +123,10 @@ static struct counts count(int turns)
 	while (size < 2 * due * (sizeof(*h) + 8))
 		size *= 2;
 
-	fd = syscall(__NR_perf_event_open, &attr, 0, -1, -1, 0);
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
+	attr.sample_period = PERIOD;
+	attr.sample_type = PERF_SAMPLE_IP;
+	attr.wakeup_events = 1 << 30;
+	fd = open_perf_event(&attr, 0, -1, -1, 0);
 	page = mmap(NULL, size + PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	TEST_ASSERT(page != MAP_FAILED, "mmap failed: %s", strerror(errno));
 
@@ -146,7 +136,7 @@ static struct counts count(int turns)
 	ioctl(fd, PERF_EVENT_IOC_DISABLE, 0);
 	c.cpu_time = cpu_time(pthread_self()) - c.cpu_time;
 
-	TEST_ASSERT(read(fd, &c.insns, sizeof(c.insns)) == sizeof(c.insns), "Can't read an event");
+	c.insns = read_event(fd);
 	for (tail = 0; tail < page->data_head; tail += h->size) {
 		h = (void *)page + page->data_offset + tail;
 		TEST_ASSERT(h->type == PERF_RECORD_SAMPLE, "A record of type %u%s", h->type,
@@ -313,9 +303,7 @@ int main(int argc, char *argv[])
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 
-	pmu_init();
-	cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
-	kvm_pin_this_task_to_pcpu(cpu);
+	cpu = pin_to_last_cpu();
 
 	if (for_ever) {
 		create_vm(&vcpu);

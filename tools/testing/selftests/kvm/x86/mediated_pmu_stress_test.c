@@ -586,7 +586,6 @@ int main(int argc, char *argv[])
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 
-	pmu_init();
 	TEST_REQUIRE(pmu.nr_gp >= 3);
 	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
 

@@ -16,9 +16,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
-#include <linux/perf_event.h>
-
 #include "mediated_pmu.h"
+#include "mediated_pmu_event.h"
 
 #define NMI_WATCHDOG	"/proc/sys/kernel/nmi_watchdog"
 #define THRESHOLD	"/proc/sys/kernel/watchdog_thresh"
@@ -95,10 +94,8 @@ static int open_event(uint32_t type, uint64_t config, int group)
 		.read_format = PERF_FORMAT_GROUP,
 		.wakeup_events = type == PERF_TYPE_TRACEPOINT ? 1 << 30 : 0,
 	};
-	int fd = syscall(__NR_perf_event_open, &attr, -1, cpu, group, 0);
 
-	TEST_ASSERT(fd >= 0, "perf_event_open failed: %s", strerror(errno));
-	return fd;
+	return open_perf_event(&attr, -1, cpu, group, 0);
 }
 
 static struct meter start_meter(void)
@@ -208,9 +205,7 @@ int main(int argc, char *argv[])
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 
-	pmu_init();
-	cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
-	kvm_pin_this_task_to_pcpu(cpu);
+	cpu = pin_to_last_cpu();
 
 	watchdog = read_number(NMI_WATCHDOG);
 	threshold = read_number(THRESHOLD);
