@@ -530,6 +530,17 @@ static inline bool write_file(const char *path, const char *value)
 	return r == strlen(value);
 }
 
+static inline int read_number(const char *path)
+{
+	char text[16] = {};
+	int fd = open(path, O_RDONLY);
+
+	__TEST_REQUIRE(fd >= 0, "Can't open %s", path);
+	TEST_ASSERT(read(fd, text, sizeof(text) - 1) > 0, "Can't read %s", path);
+	close(fd);
+	return atoi(text);
+}
+
 /* One of the vCPU's binary statistics */
 static inline uint64_t vcpu_read_stat(struct kvm_vcpu *vcpu, const char *name)
 {

@@ -18,6 +18,8 @@
  *  - take the CPU offline, and online again
  *  - destroy the vCPU; the next VM on that CPU finds nothing of it
  *
+ * The vCPU's statistics say how often the hardware changed hands, and why.
+ *
  * And a guest that turns its counters on and off all the time loses no count, as
  * does one that is preempted while nothing counts.
  */
@@ -657,6 +659,109 @@ static void test_destroyed(int from)
 	}
 }
 
+struct stats {
+	uint64_t claims;
+	uint64_t yields;
+	uint64_t evictions;
+};
+
+static struct stats read_stats(struct kvm_vcpu *vcpu)
+{
+	return (struct stats) {
+		.claims = vcpu_read_stat(vcpu, "pmu_claims"),
+		.yields = vcpu_read_stat(vcpu, "pmu_yields"),
+		.evictions = vcpu_read_stat(vcpu, "pmu_evictions"),
+	};
+}
+
+/* What has come to the vCPU's statistics since the last time, at the same place */
+static struct stats new_stats(struct kvm_vcpu *vcpu, struct stats *last)
+{
+	struct stats now = read_stats(vcpu), new = {
+		.claims = now.claims - last->claims,
+		.yields = now.yields - last->yields,
+		.evictions = now.evictions - last->evictions,
+	};
+
+	*last = now;
+	return new;
+}
+
+#define ASSERT_NEW_STATS(vcpu, last, ...)						\
+do {											\
+	struct stats __new = new_stats(vcpu, last), __wanted = { __VA_ARGS__ };		\
+											\
+	TEST_ASSERT(!memcmp(&__new, &__wanted, sizeof(__new)),				\
+		    "%lu claims, %lu yields, %lu evictions, wanted %lu, %lu, %lu",	\
+		    __new.claims, __new.yields, __new.evictions,			\
+		    __wanted.claims, __wanted.yields, __wanted.evictions);		\
+} while (0)
+
+static void next_exit(struct kvm_vcpu *vcpu)
+{
+	TEST_ASSERT(run_to_exit(vcpu), "The round has ended");
+}
+
+static void test_statistics(void)
+{
+	struct stats last = {}, others_last = {}, new;
+	struct kvm_vcpu *vcpu, *other;
+	struct kvm_vm *vm, *other_vm;
+	int event;
+
+	if (read_number("/proc/sys/kernel/nmi_watchdog")) {
+		pr_info("Not tested, the watchdog's events are in the way: statistics\n");
+		return;
+	}
+
+	pr_info("Statistics\n");
+	pin_to(0);
+	vm = create_vm(1, 1, &vcpu, guest_counting);
+	other_vm = create_vm(2, 1, &other, guest_counting);
+
+	ASSERT_NEW_STATS(vcpu, &last);
+	/* It is parked now; if it was preempted before it counted, it was evicted. */
+	next_exit(vcpu);
+	new = new_stats(vcpu, &last);
+	TEST_ASSERT(new.claims == new.evictions + 1 && !new.yields,
+		    "%lu claims, %lu yields, %lu evictions", new.claims, new.yields,
+		    new.evictions);
+
+	/* Parked, and the same vCPU enters again */
+	next_exit(vcpu);
+	ASSERT_NEW_STATS(vcpu, &last);
+
+	/* The host has an event: each exit yields, those for the host's timer, too. */
+	event = open_event(PERF_COUNT_HW_INSTRUCTIONS, false);
+	ASSERT_NEW_STATS(vcpu, &last, .evictions = 1);
+	next_exit(vcpu);
+	new = new_stats(vcpu, &last);
+	TEST_ASSERT(new.claims && new.claims == new.yields && !new.evictions,
+		    "%lu claims, %lu yields, %lu evictions", new.claims, new.yields,
+		    new.evictions);
+	close(event);
+	next_exit(vcpu);
+	ASSERT_NEW_STATS(vcpu, &last, .claims = 1);
+
+	/* Another vCPU counts on the same CPU. */
+	next_exit(other);
+	new_stats(other, &others_last);
+	ASSERT_NEW_STATS(vcpu, &last, .evictions = 1);
+	next_exit(vcpu);
+	ASSERT_NEW_STATS(vcpu, &last, .claims = 1);
+	ASSERT_NEW_STATS(other, &others_last, .evictions = 1);
+
+	if (nr_cpus > 1) {
+		pin_to(1);
+		next_exit(vcpu);
+		ASSERT_NEW_STATS(vcpu, &last, .claims = 1, .evictions = 1);
+		pin_to(0);
+	}
+
+	kvm_vm_free(vm);
+	kvm_vm_free(other_vm);
+}
+
 int main(int argc, char *argv[])
 {
 	pmu_require_mediated();
@@ -670,6 +775,7 @@ int main(int argc, char *argv[])
 	test_exits();
 	test_destroyed(0);
 	test_destroyed(1);
+	test_statistics();
 	/* Last: it leaves the task wherever the mover has put it. */
 	if (nr_cpus > 1)
 		test_moved_while_running();

@@ -45,17 +45,6 @@ static void guest_code(void)
 	}
 }
 
-static int read_number(const char *path)
-{
-	char text[16] = {};
-	int fd = open(path, O_RDONLY);
-
-	__TEST_REQUIRE(fd >= 0, "Can't open %s", path);
-	TEST_ASSERT(read(fd, text, sizeof(text) - 1) > 0, "Can't read %s", path);
-	close(fd);
-	return atoi(text);
-}
-
 static void write_number(const char *path, int value)
 {
 	char text[16];
