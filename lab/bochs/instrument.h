@@ -31,6 +31,7 @@ struct lab_hot_t {
   bool user;            // CPL > 0, as last accounted
   bool between;         // between two instructions: an event is being delivered
   bool abort;           // the instruction in flight does not retire
+  bool unmasked;        // interrupts were enabled since the last VM exit
   lab_cpu_c *cpu;
 };
 

@@ -40,7 +40,7 @@ const char *const lab_event_names[EVENTS] = {
 };
 
 lab_cpu_c::lab_cpu_c(BX_CPU_C *cpu): cpu(cpu), context(lab_host_context()), audit(NULL), extra(0),
-  charging(lab_options.costs), deadline(NEVER), deferred(0), counts_cycles(false), unchecked(false),
+  exited_guest(NULL), exit_begin(0), charging(lab_options.costs), deadline(NEVER), deferred(0), counts_cycles(false), unchecked(false),
   previous_context(context), previous_user(false), previous_active(0)
 {
   memset(predictor, 0, sizeof(predictor));
@@ -522,6 +522,31 @@ bool lab_do_rdpmc(BX_CPU_C *cpu, Bit32u index, Bit64u *value)
 // Guests
 //////////////////////////////////////////////////////////////////////////
 
+// A VM exit; access: "rdmsr" or "wrmsr" if it was for one of them
+void lab_cpu_c::exited(lab_context_t *guest, const std::string &reason, const char *access)
+{
+  exit_key = reason;
+  guest->counts.exits[reason]++;
+  if (access) {
+    char name[32];
+    sprintf(name, "%s 0x%x", access, (unsigned) cpu->get_reg32(BX_32BIT_REG_ECX));
+    exit_key = name;
+    guest->counts.exits_msr[name]++;
+  }
+  exited_guest = guest;
+  exit_begin = base.n[EVENT_CYCLES];
+  cpu->lab.unmasked = false;
+}
+
+// VM entry: what the exit before it took
+void lab_cpu_c::handled()
+{
+  if (! exited_guest) return;
+  exited_guest->counts.exit_cycles[exit_key] += base.n[EVENT_CYCLES] - exit_begin;
+  if (cpu->lab.unmasked) exited_guest->counts.exits_unmasked[exit_key]++;
+  exited_guest = NULL;
+}
+
 void lab_cpu_c::enter(lab_context_t *guest)
 {
   context = guest;
@@ -558,6 +583,7 @@ static void entry(BX_CPU_C *cpu)
   if (lab->audit) lab->audit->entering();
   lab->charge(lab->costs.entry);
   lab->account_in_flight();
+  lab->handled();
   lab->arm();
 }
 
@@ -581,12 +607,8 @@ void lab_svm_exit(BX_CPU_C *cpu, int code, Bit64u info)
   if (code != SVM_VMEXIT_INVALID) cpu->lab.abort = true;
   lab->account_in_flight();
 
-  guest->counts.exits[lab_svm_exit_name(code)]++;
-  if (code == SVM_VMEXIT_MSR) {
-    char name[32];
-    sprintf(name, "%s 0x%x", info ? "wrmsr" : "rdmsr", (unsigned) cpu->get_reg32(BX_32BIT_REG_ECX));
-    guest->counts.exits_msr[name]++;
-  }
+  lab->exited(guest, lab_svm_exit_name(code),
+              code != SVM_VMEXIT_MSR ? NULL : info ? "wrmsr" : "rdmsr");
 }
 
 // After it: in_svm_guest is clear
@@ -621,13 +643,8 @@ void lab_vmx_exit(BX_CPU_C *cpu, Bit32u reason)
   lab->account_in_flight();
   lab->leave(basic == VMX_VMEXIT_VMLAUNCH || basic == VMX_VMEXIT_VMRESUME);
 
-  guest->counts.exits[lab_vmx_exit_name(basic)]++;
-  if (basic == VMX_VMEXIT_RDMSR || basic == VMX_VMEXIT_WRMSR) {
-    char name[32];
-    sprintf(name, "%s 0x%x", basic == VMX_VMEXIT_RDMSR ? "rdmsr" : "wrmsr",
-            (unsigned) cpu->get_reg32(BX_32BIT_REG_ECX));
-    guest->counts.exits_msr[name]++;
-  }
+  lab->exited(guest, lab_vmx_exit_name(basic), basic == VMX_VMEXIT_RDMSR ? "rdmsr" :
+              basic == VMX_VMEXIT_WRMSR ? "wrmsr" : NULL);
 
   // what the exit acknowledged never comes through the IDT
   if (basic == VMX_VMEXIT_EXTERNAL_INTERRUPT || basic == VMX_VMEXIT_EXCEPTION_NMI) {

@@ -54,6 +54,8 @@ struct lab_counts_t {
   std::map<Bit32u, Bit64u> rdmsr, wrmsr;
   std::map<unsigned, Bit64u> interrupts;
   std::map<std::string, Bit64u> exits, exits_msr;
+  // by reason, or for MSRs by access: until the CPU's next entry, of any guest
+  std::map<std::string, Bit64u> exits_unmasked, exit_cycles;
 };
 
 struct lab_context_t {
@@ -117,6 +119,8 @@ public:
   // the counters that the guest of the current VMCS or VMCB can read
   virtual Bit32u readable(bool *rdpmc, bool *status) = 0;
 
+  void exited(lab_context_t *guest, const std::string &reason, const char *access);
+  void handled();
   void enter(lab_context_t *guest);
   void leave(bool to_enter_a_guest);
   void boundary();
@@ -157,6 +161,10 @@ private:
   void count(unsigned steps, unsigned retired);
   bool add(unsigned n, Bit64u events);
   Bit64u shape(lab_counter_t &counter, Bit64u cycles, Bit64u events) const;
+
+  lab_context_t *exited_guest;  // the last exit, NULL after the entry that followed
+  std::string exit_key;
+  Bit64u exit_begin;
 
   bool charging;
   Bit64u deadline;      // the step at which the next counter can overflow

@@ -122,6 +122,8 @@ static std::string counts_text(const lab_counts_t &counts)
     ",\"rdpmc\":" + std::to_string(counts.rdpmc) +
     ",\"exits\":" + object(counts.exits, quoted) +
     ",\"exits_msr\":" + object(counts.exits_msr, quoted) +
+    ",\"exits_unmasked\":" + object(counts.exits_unmasked, quoted) +
+    ",\"exit_cycles\":" + object(counts.exit_cycles, quoted) +
     ",\"interrupts\":" + object(counts.interrupts, quoted_number, nmi);
 }
 
