@@ -44,7 +44,7 @@ check-full: kernel emulator	## and those that take hours
 	@lab/check --full
 
 lab-bench: kernel emulator	## how fast the emulated host is
-	@lab/bench
+	@lab/bench-emulator
 
 bench-exits: kernel emulator	## what a VM exit costs: PMU accesses and modelled cycles
 	@lab/bench-exits
