@@ -8,12 +8,13 @@
 #   BOCHS=PATH      folder or tarball of Bochs (else fetched)
 #   DEBUG=NAME      with a kernel of its own, to which lab/config/NAME is added
 #                   (lockdep, kasan)
+#   FROM=BASE       for rebase: the base whose hooks to start with
 #   T=NAME          for check: only this test
 
 BASE ?= 6.12
-export BASE KERNEL BOCHS DEBUG T
+export BASE KERNEL BOCHS DEBUG FROM T
 
-.PHONY: help deps tree refresh kernel emulator demo check check-full lab-bench bench-exits series lint clean
+.PHONY: help deps tree refresh rebase kernel emulator demo check check-full lab-bench bench-exits series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
@@ -27,6 +28,9 @@ tree: deps	## make build/linux-$BASE, a git tree of the kernel with the series
 
 refresh:	## bring the commits of that tree back into this repository
 	@scripts/refresh
+
+rebase: deps	## bring it to a newer $KERNEL, or to a new $BASE with the hooks of $FROM
+	@scripts/rebase
 
 kernel: tree	## build that kernel, with perf and the tests
 	@scripts/kernel $(DEBUG:%=--config %)

@@ -5,9 +5,9 @@ A step of the series is a folder patches/NNNN-name with
 
   message     the commit message, written once for all bases, followed by one
               'New-file: path' line for each new file that the step adds
-  BASE.diff   the step's hooks, what it changes in files that the base has;
-  hooks.diff  the same where bases agree (BASE.diff is used if both exist; it
-              is empty if this base alone needs none)
+  hooks.diff  the step's hooks, what it changes in files that the bases have
+  BASE.diff   the same for the files whose hooks are others on this base; a
+              'diff --git' line alone if it needs no hook in that file
   new.diff    what the step changes in new files that an earlier step added
 
 The new files themselves are in the repository's top-level folders, at the path
@@ -20,6 +20,7 @@ Everything here happens in git's object store and a temporary index.  No file
 of the kernel tree or of the repository is written.
 """
 
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -56,7 +57,7 @@ class Step(typing.NamedTuple):
     added: tuple        # paths of New-file lines
     hooks: bytes        # diff of files that the base has
     changed: bytes      # diff of new files
-    hooks_name: str     # file that hooks was read from
+    sources: dict       # name of the diff that a file's hooks were read from
     message_file: bytes     # the message file as it is
 
     @property
@@ -145,6 +146,13 @@ def own_identity():
     return known
 
 
+def sign_as(repo, who):
+    """Make commits in a tree those of who."""
+    name, mail = re.fullmatch(r"(.*?) <(.*)>", os.fsdecode(who)).groups()
+    git(repo, "config", "user.name", name)
+    git(repo, "config", "user.email", mail)
+
+
 def default_author(message):
     """Who signed a patch off first wrote it."""
     found = re.search(rb"^Signed-off-by: (.*<.*>)$", message, re.M)
@@ -195,6 +203,37 @@ def read_file(path):
         return None
 
 
+COMMON = "hooks"
+
+
+def read_diffs(folder):
+    """A step's hooks as they are stored: {base or COMMON: {path: diff}}."""
+    return {name[:-len(".diff")]: files_of(read_file(os.path.join(folder, name)))
+            for name in os.listdir(folder)
+            if name.endswith(".diff") and name != "new.diff"}
+
+
+def write_diffs(folder, diffs, base):
+    """The reverse.  Where only other bases have hooks, this one says so."""
+    for name, files in diffs.items():
+        path = os.path.join(folder, name + ".diff")
+        if files or (name == base and not diffs.get(COMMON)
+                     and any(diffs.values())):
+            with open(path, "wb") as file:
+                file.write(b"".join(files[key] for key in sorted(files)))
+        elif os.path.exists(path) and (name == base or diffs.get(COMMON)):
+            os.unlink(path)
+
+
+def no_hook(path):
+    """What says that a base needs no hook in a file, others do."""
+    return os.fsencode(f"diff --git a/{path} b/{path}\n")
+
+
+def is_none(diff):
+    return diff.count(b"\n") == 1
+
+
 def read_steps(base, top=os.path.join(ROOT, "patches"), complete=True):
     """The steps of the series in patches/, in order."""
     steps = []
@@ -210,21 +249,21 @@ def read_steps(base, top=os.path.join(ROOT, "patches"), complete=True):
         if not data or not data.strip():
             raise Failure(SERIES, f"patches/{name}: has no message: write "
                           "one, or remove the folder")
-        for hooks_name in (f"{base}.diff", "hooks.diff"):
-            hooks = read_file(os.path.join(folder, hooks_name))
-            if hooks is not None:
-                break
-        others = [file for file in os.listdir(folder)
-                  if file.endswith(".diff") and file != "new.diff"]
-        if hooks is None and others and complete:
+        diffs = read_diffs(folder)
+        if diffs and complete and base not in diffs and COMMON not in diffs:
             raise Failure(SERIES, f"patches/{name}: has hooks, but none for "
                           f"Linux {base}: put them into {base}.diff (start "
-                          f"with a copy of {others[0]}; empty if it needs none)")
+                          f"with a copy of {min(diffs)}.diff; empty if it "
+                          "needs none), or make rebase FROM=")
+        hooks = {**diffs.get(COMMON, {}), **diffs.get(base, {})}
         author, message, added = parse_message(data)
         steps.append(Step(
-            name, author, message, added, hooks or b"",
+            name, author, message, added,
+            b"".join(hooks[path] for path in sorted(hooks)
+                     if not is_none(hooks[path])),
             read_file(os.path.join(folder, "new.diff")) or b"",
-            hooks_name if hooks is not None else "", data))
+            {path: (base if path in diffs.get(base, {}) else COMMON) + ".diff"
+             for path in hooks}, data))
     return steps
 
 
@@ -344,6 +383,7 @@ def paths_of(diff):
             name = line[len(b"diff --git "):]
             if name.startswith(b'"'):
                 name = name[:(len(name) - 1) // 2].strip(b'"')
+                name = codecs.escape_decode(name)[0]
             else:
                 name = name[:(len(name) - 1) // 2]
             path = os.fsdecode(name[2:])
@@ -354,6 +394,18 @@ def paths_of(diff):
         elif in_header and line.startswith(b"new file mode"):
             paths[path] = True
     return paths
+
+
+def files_of(text):
+    """What a diff does in each file: {path: its part}."""
+    parts = {}
+    for part in re.split(rb"^(?=diff --git )", text, flags=re.M):
+        if part.startswith(b"diff --git "):
+            parts[next(iter(paths_of(part)))] = part
+        elif part.strip():
+            raise Failure(SERIES, "a diff does not start with 'diff --git': "
+                          + os.fsdecode(part.split(b"\n", 1)[0]))
+    return parts
 
 
 def diff(repo, before, after, paths=None):
@@ -412,13 +464,15 @@ def commit(repo, tree, parent, author, message, number):
                     data=message, env=env)
 
 
-def build(repo, base, base_commit, steps, files):
-    """Make the commits of the series; return them."""
+def build(repo, base, base_commit, steps, files, place=None):
+    """Make the commits of the series; return them.  The new files are where
+    the base has their folders, or where another base (place) has them."""
+    place = place or base
     states = new_file_states(repo, steps, files)
     in_base = tree_files(repo, base_commit)
     all_new = set().union(*states) if states else set()
     for path in sorted(all_new):
-        if tree_path(path, base) in in_base:
+        if tree_path(path, place) in in_base:
             raise Failure(SERIES, f"{path}: Linux {base} already has this "
                           "file: a change to it belongs into a hook")
 
@@ -429,16 +483,15 @@ def build(repo, base, base_commit, steps, files):
         parent = base_commit
         for number, (step, state) in enumerate(zip(steps, states), 1):
             for path in paths_of(step.hooks):
-                if path in {tree_path(new, base) for new in all_new}:
+                if path in {tree_path(new, place) for new in all_new}:
                     raise Failure(SERIES, f"patches/{step.folder}/"
-                                  f"{step.hooks_name}: {path} is a new file: "
+                                  f"{step.sources[path]}: {path} is a new file: "
                                   "changes to it belong into new.diff (edit it "
                                   "in the tree, then make refresh)")
             if not index.apply(step.hooks):
                 raise Failure(HOOK, "\n".join(
-                    misfits(repo, parent, f"patches/{step.folder}/"
-                            f"{step.hooks_name}", step.hooks, base)))
-            after = {tree_path(path, base): entry
+                    misfits(repo, parent, step, base)))
+            after = {tree_path(path, place): entry
                      for path, entry in state.items()}
             index.update(before, after)
             parent = commit(repo, index.write(), parent, step.author,
@@ -448,13 +501,11 @@ def build(repo, base, base_commit, steps, files):
     return commits
 
 
-def misfits(repo, parent, name, text, base):
-    """Say which hunks of a diff do not apply, a line each."""
+def misfits(repo, parent, step, base):
+    """Say which hunks of a step do not apply, a line each."""
     lines = []
-    for part in re.split(rb"^(?=diff --git )", text, flags=re.M):
-        if not part.startswith(b"diff --git "):
-            continue
-        path = next(iter(paths_of(part)))
+    for path, part in files_of(step.hooks).items():
+        name = f"patches/{step.folder}/{step.sources[path]}"
         hunks = re.findall(rb"^@@ .*$", part, re.M)
         with tempfile.TemporaryDirectory() as folder:
             done = git_try(repo, "cat-file", "blob", f"{parent}:{path}")
@@ -485,7 +536,7 @@ def misfits(repo, parent, name, text, base):
             lines.append(f"{name}: {path}: hunk {number} of {len(hunks)} does "
                          f"not apply: {hunk}")
     if not lines:
-        lines.append(f"{name}: does not apply")
+        lines.append(f"patches/{step.folder}: does not apply")
     lines[-1] += f": adapt it to this Linux {base}"
     return lines
 
