@@ -131,7 +131,7 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	if (enabled)
 		x86_pmu.disable_all();
 	else
-		wrmsrl(mediated_vendor->global_ctrl, 0);
+		wrmsrq(mediated_vendor->global_ctrl, 0);
 
 	stop_host_events(cpuc);
 
@@ -144,7 +144,7 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	this_cpu_write(host_pmi_owed, true);
 	this_cpu_write(perf_mediated_owner, guest);
 	barrier();
-	rdmsrl(mediated_vendor->global_status, status);
+	rdmsrq(mediated_vendor->global_status, status);
 	if (!(status & (active | mediated_vendor->pmi_status)) &&
 	    !(active && mediated_vendor->late_nmis))
 		this_cpu_write(host_pmi_owed, false);

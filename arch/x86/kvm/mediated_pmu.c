@@ -32,7 +32,6 @@
 #include <asm/perf_mediated.h>
 
 #include "irq.h"
-#include "mediated_compat.h"
 #include "mediated_pmu.h"
 #include "trace.h"
 
@@ -267,7 +266,7 @@ static u64 read_counter_hw(struct kvm_pmc *pmc)
  */
 static void write_counter_hw(struct kvm_pmc *pmc, u64 counter)
 {
-	wrmsrl(pmc_counter_msr(pmc), counter |
+	wrmsrq(pmc_counter_msr(pmc), counter |
 	       (hw_counter_mask(pmc->type) & ~pmc_bitmask(pmc)));
 }
 
@@ -285,12 +284,12 @@ static void load_status(struct kvm_pmu *pmu)
 	u64 hw;
 
 	/* The host's overflows, if there are any, are not for the guest. */
-	rdmsrl(regs->global_status, hw);
+	rdmsrq(regs->global_status, hw);
 	if (hw & ~pmu->global_status)
-		wrmsrl(regs->global_status_clear, hw & ~pmu->global_status);
+		wrmsrq(regs->global_status_clear, hw & ~pmu->global_status);
 
 	if (pmu->global_status & ~hw)
-		wrmsrl(regs->global_status_set, pmu->global_status & ~hw);
+		wrmsrq(regs->global_status_set, pmu->global_status & ~hw);
 }
 
 /*
@@ -327,7 +326,7 @@ static void sync_status(struct kvm_pmu *pmu)
 	if (!(pmu->mediated.hw_newer & KVM_MEDIATED_PMU_STATUS))
 		return;
 
-	rdmsrl(regs->global_status, hw);
+	rdmsrq(regs->global_status, hw);
 	__sync_status(pmu, hw);
 }
 
@@ -368,21 +367,21 @@ static void save_and_clear(struct kvm_vcpu *vcpu)
 	kvm_pmu_call(mediated_put)(vcpu);
 
 	if (regs->fixed_ctr_ctrl)
-		wrmsrl(regs->fixed_ctr_ctrl, 0);
+		wrmsrq(regs->fixed_ctr_ctrl, 0);
 
 	kvm_for_each_pmc(pmu, pmc, i, pmu->all_valid_pmc_idx) {
 		if (pmc_is_gp(pmc) &&
 		    (pmc->eventsel_hw || pmu->mediated.selector_newer & BIT_ULL(i)))
-			wrmsrl(pmc_eventsel_msr(pmc), 0);
+			wrmsrq(pmc_eventsel_msr(pmc), 0);
 
 		sync_counter(pmc);
 	}
 
-	rdmsrl(regs->global_status, status);
+	rdmsrq(regs->global_status, status);
 	if (pmu->mediated.hw_newer & KVM_MEDIATED_PMU_STATUS)
 		__sync_status(pmu, status);
 	if (status)
-		wrmsrl(regs->global_status_clear, status);
+		wrmsrq(regs->global_status_clear, status);
 }
 
 static void kvm_mediated_pmu_evict(struct perf_mediated_guest *guest)
@@ -430,12 +429,12 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 
 	kvm_for_each_pmc(pmu, pmc, i, (unsigned long *)&mediated->selector_newer) {
 		if (pmc_is_gp(pmc))
-			wrmsrl(pmc_eventsel_msr(pmc), eventsel_for_hw(pmc, mode));
+			wrmsrq(pmc_eventsel_msr(pmc), eventsel_for_hw(pmc, mode));
 	}
 
 	if (regs->fixed_ctr_ctrl &&
 	    mediated->selector_newer >> KVM_FIXED_PMC_BASE_IDX)
-		wrmsrl(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
+		wrmsrq(regs->fixed_ctr_ctrl, pmu->fixed_ctr_ctrl_hw);
 
 	mediated->mem_newer = 0;
 	mediated->selector_newer = 0;
@@ -679,7 +678,7 @@ static void pmc_increment(struct kvm_pmc *pmc)
 
 	write_counter_hw(pmc, pmc->counter);
 	if (overflow)
-		wrmsrl(regs->global_status_set, BIT_ULL(pmc->idx));
+		wrmsrq(regs->global_status_set, BIT_ULL(pmc->idx));
 }
 
 /* KVM has emulated an instruction that counts as @eventsel. */
@@ -716,7 +715,7 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 	/* There is no way to set the status in version 2 of Intel's PMU. */
 	if ((msr == regs->global_status_clear || msr == regs->global_status_set) &&
 	    kvm_pmu_is_valid_msr(vcpu, msr) && !(data & pmu->global_status_rsvd)) {
-		wrmsrl(msr, data);
+		wrmsrq(msr, data);
 		return true;
 	}
 
@@ -746,7 +745,7 @@ static bool fastpath_rdmsr(struct kvm_vcpu *vcpu, u32 msr, u64 *data)
 	}
 
 	if (msr == regs->global_status) {
-		rdmsrl(msr, *data);
+		rdmsrq(msr, *data);
 		*data &= ~pmu->global_status_rsvd;
 		return true;
 	}

@@ -7,7 +7,6 @@
  * VMRUN, and between exit and yield, is not counted.  L1 and L2 are both guests
  * to the hardware, hence KVM stops counters that L1 wants for one of the two.
  */
-#include "mediated_compat.h"
 #include "mediated_pmu.h"
 #include "svm.h"
 
@@ -31,10 +30,10 @@ static bool __init has_guest_only(void)
 	/* The last counter of all, with IRQs off: there may be events. */
 	guard(irqsave)();
 
-	rdmsrl(MSR_F15H_PERF_CTL5, old);
-	wrmsrl(MSR_F15H_PERF_CTL5, old | AMD64_EVENTSEL_GUESTONLY);
-	rdmsrl(MSR_F15H_PERF_CTL5, new);
-	wrmsrl(MSR_F15H_PERF_CTL5, old);
+	rdmsrq(MSR_F15H_PERF_CTL5, old);
+	wrmsrq(MSR_F15H_PERF_CTL5, old | AMD64_EVENTSEL_GUESTONLY);
+	rdmsrq(MSR_F15H_PERF_CTL5, new);
+	wrmsrq(MSR_F15H_PERF_CTL5, old);
 
 	return new & AMD64_EVENTSEL_GUESTONLY;
 }
@@ -52,28 +51,29 @@ void __init svm_mediated_pmu_setup(void)
 void amd_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchanged)
 {
 	if (!unchanged)
-		wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, global_ctrl);
+		wrmsrq(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, global_ctrl);
 }
 
 void amd_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
-	wrmsrl(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, 0);
+	wrmsrq(MSR_AMD64_PERF_CNTR_GLOBAL_CTL, 0);
 }
 
 /* Counters are the guest's own registers; what selects events never is. */
 void svm_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
 	bool mediated = kvm_mediated_pmu_recalc_claim(vcpu);
-	bool core = guest_has_feature(vcpu, X86_FEATURE_PERFCTR_CORE);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
+	u32 msr;
 	int i;
 
 	for (i = 0; i < kvm_pmu_cap.num_counters_gp; i++) {
 		direct = mediated && i < pmu->nr_arch_gp_counters;
 
-		svm_set_intercept_for_msr(vcpu, MSR_F15H_PERF_CTR0 + 2 * i,
-					  MSR_TYPE_RW, !direct || !core);
+		msr = MSR_F15H_PERF_CTR0 + 2 * i;
+		svm_set_intercept_for_msr(vcpu, msr, MSR_TYPE_RW,
+					  !direct || !kvm_pmu_is_valid_msr(vcpu, msr));
 		if (i < AMD64_NUM_COUNTERS)
 			svm_set_intercept_for_msr(vcpu, MSR_K7_PERFCTR0 + i,
 						  MSR_TYPE_RW, !direct);

@@ -10,8 +10,6 @@
 #include <asm/vmx.h>
 
 #include "capabilities.h"
-#include "cpuid.h"
-#include "mediated_compat.h"
 #include "mediated_pmu.h"
 #include "nested.h"
 #include "vmx.h"
@@ -34,7 +32,7 @@ void __init vmx_mediated_pmu_setup(void)
 	u64 perf_cap = 0;
 
 	if (boot_cpu_has(X86_FEATURE_PDCM))
-		rdmsrl(MSR_IA32_PERF_CAPABILITIES, perf_cap);
+		rdmsrq(MSR_IA32_PERF_CAPABILITIES, perf_cap);
 
 	if (!(perf_cap & PERF_CAP_FW_WRITES))
 		missing = "full-width counter writes";
@@ -83,18 +81,13 @@ void intel_mediated_pmu_load(struct kvm_vcpu *vcpu, u64 global_ctrl, bool unchan
 	vmcs_write64(HOST_IA32_PERF_GLOBAL_CTRL, 0);
 }
 
-static bool has_full_width_writes(struct kvm_vcpu *vcpu)
-{
-	return guest_has_feature(vcpu, X86_FEATURE_PDCM) &&
-	       vcpu->arch.perf_capabilities & PERF_CAP_FW_WRITES;
-}
-
 /* Counters are the guest's own registers; what selects events never is. */
 void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
 	bool mediated = kvm_mediated_pmu_recalc_claim(vcpu);
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 	bool direct;
+	u32 msr;
 	int i;
 
 	/* vmcs02 starts with it each time. */
@@ -107,8 +100,9 @@ void vmx_mediated_pmu_recalc_intercepts(struct kvm_vcpu *vcpu)
 
 		vmx_set_intercept_for_msr(vcpu, MSR_IA32_PERFCTR0 + i,
 					  MSR_TYPE_RW, !direct);
-		vmx_set_intercept_for_msr(vcpu, MSR_IA32_PMC0 + i, MSR_TYPE_RW,
-					  !direct || !has_full_width_writes(vcpu));
+		msr = MSR_IA32_PMC0 + i;
+		vmx_set_intercept_for_msr(vcpu, msr, MSR_TYPE_RW,
+					  !direct || !kvm_pmu_is_valid_msr(vcpu, msr));
 	}
 
 	for (i = 0; i < kvm_pmu_cap.num_counters_fixed; i++) {

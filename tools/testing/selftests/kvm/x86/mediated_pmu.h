@@ -514,7 +514,7 @@ static inline int pin_to_last_cpu(void)
 {
 	int cpu = sysconf(_SC_NPROCESSORS_ONLN) - 1;
 
-	kvm_pin_this_task_to_pcpu(cpu);
+	pin_self_to_cpu(cpu);
 	return cpu;
 }
 

@@ -415,7 +415,7 @@ static void test_group(const struct event *leader)
 	second = open_event_at(&cpu_event_of_host, -1, 0, first);
 	TEST_ASSERT(second >= 0, "In a group with %s: perf_event_open failed: %s", leader->name,
 		    strerror(errno));
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	TEST_ASSERT(read_event(first) && read_event(second), "The group stands still");
 
 	close_fd(second);
@@ -649,7 +649,7 @@ static void swap_and_run(void)
 	char c = 0;
 	int i;
 
-	kvm_pin_this_task_to_pcpu(1);
+	pin_self_to_cpu(1);
 	wait_for_step(2);
 	for (i = 0; i < SWAPS; i++)
 		TEST_ASSERT(write(ping[1], &c, 1) == 1 && read(pong[0], &c, 1) == 1,
@@ -674,7 +674,7 @@ static void swap_and_exit(void)
 	char c;
 	int i;
 
-	kvm_pin_this_task_to_pcpu(1);
+	pin_self_to_cpu(1);
 	next_step();
 	for (i = 0; i < SWAPS; i++)
 		TEST_ASSERT(read(ping[0], &c, 1) == 1 && write(pong[1], &c, 1) == 1,
@@ -688,7 +688,7 @@ static void parent_of_swappers(void)
 	char c = 0;
 	int fd;
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	TEST_ASSERT(!pipe(ping) && !pipe(pong), "pipe failed");
 	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
 
@@ -747,7 +747,7 @@ static void open_events(void)
 	uint32_t n;
 	int fd;
 
-	kvm_pin_this_task_to_pcpu(1);
+	pin_self_to_cpu(1);
 	for (n = 0; !READ_ONCE(stop); n++) {
 		fd = open_event_at(&cpu_event, -1, n % 2, -1);
 		if (fd < 0) {
@@ -769,7 +769,7 @@ static void test_races_of_cpu_events(void)
 	pthread_t thread;
 	int vcpu;
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	thread = start_thread(open_events);
 	while (created < NR_RACES || busy < NR_RACES) {
 		vm = create_vm();
@@ -809,7 +809,7 @@ static void test_races_of_a_user(void)
 	TEST_ASSERT(pid >= 0, "fork failed");
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		kvm_pin_this_task_to_pcpu(1);
+		pin_self_to_cpu(1);
 		TEST_ASSERT(!setgid(NOBODY) && !setuid(NOBODY), "setuid failed");
 		do {
 			vcpu = open_event(&e);
@@ -817,7 +817,7 @@ static void test_races_of_a_user(void)
 		TEST_FAIL("An unprivileged user opens an event of a CPU");
 	}
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	for (n = 0; n < NR_RACES; n++) {
 		vm = create_vm();
 		vcpu = create_vcpu_or_fail(vm, 0, "A user tries to open events of a CPU");
@@ -840,7 +840,7 @@ static void race_to_run(void)
 	int fd;
 
 	vcpu_tid = gettid();
-	kvm_pin_this_task_to_pcpu(1);
+	pin_self_to_cpu(1);
 
 	/* What takes long at the first time isn't part of the race. */
 	fd = open_event_or_fail(&task_event, "a VM exists");
@@ -867,7 +867,7 @@ static void test_races_of_task_events(void)
 	pthread_t thread;
 	int n, fd;
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	for (n = 0; n < NR_RACES; n++) {
 		step = 0;
 		/* From one side of the race to the other */
@@ -951,7 +951,7 @@ static void log_of_task(void)
 	close_fd(fd);
 
 	fd = open_event_or_fail(&task_event_inherited, "a VM exists");
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	thread = start_thread_on(sysconf(_SC_NPROCESSORS_ONLN) - 1, log_inherited);
 	/* If one of them followed the other, perf would swap their events. */
 	while (!READ_ONCE(stop))

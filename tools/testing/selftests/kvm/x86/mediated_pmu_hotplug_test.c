@@ -161,7 +161,7 @@ int main(int argc, char *argv[])
 	__TEST_REQUIRE(!access(CPU1_ONLINE, W_OK), "CPU 1 can't be taken offline");
 	__TEST_REQUIRE(!suspend || !access(PM_TEST, W_OK), "There is no " PM_TEST);
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	host_insns = count_as_host();
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);

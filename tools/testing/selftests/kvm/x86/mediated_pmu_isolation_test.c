@@ -193,7 +193,7 @@ static uint64_t turns_in_the_way;
 
 static void *be_in_the_way(void *unused)
 {
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	while (!READ_ONCE(stop)) {
 		be_busy();
 		WRITE_ONCE(turns_in_the_way, turns_in_the_way + 1);
@@ -483,7 +483,7 @@ static void *turns_thread(void *vcpu)
 {
 	int n;
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 	for (n = 0; n < 200; n++) {
 		run_turn(vcpu);
 		sched_yield();
@@ -517,7 +517,7 @@ int main(int argc, char *argv[])
 
 	TEST_REQUIRE(pmu.nr_gp >= 2);
 
-	kvm_pin_this_task_to_pcpu(0);
+	pin_self_to_cpu(0);
 
 	for (kind = 0; kind < NR_EXITS; kind++)
 		test_exits(kind);

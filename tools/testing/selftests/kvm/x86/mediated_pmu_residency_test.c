@@ -264,7 +264,7 @@ static int nr_cpus;
 
 static void pin_to(int cpu)
 {
-	kvm_pin_this_task_to_pcpu(cpu % nr_cpus);
+	pin_self_to_cpu(cpu % nr_cpus);
 }
 
 typedef void (*action_t)(struct kvm_vcpu *vcpu, int n);

@@ -70,7 +70,7 @@ static int cpu;
 
 static void *vcpu_thread(void *vcpu)
 {
-	kvm_pin_this_task_to_pcpu(cpu);
+	pin_self_to_cpu(cpu);
 	run_vcpu(vcpu);
 	return NULL;
 }
