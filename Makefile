@@ -3,7 +3,7 @@
 # The few commands that this project has.  Each target does what it needs
 # first, so every one of them works as the first command in a fresh clone.
 #
-#   BASE=6.12       the kernel that the series is put on
+#   BASE=6.12       the kernel that the series is put on: 6.12, 6.18, 6.19
 #   KERNEL=PATH     folder, tarball or git tree of that kernel (else fetched)
 #   BOCHS=PATH      folder or tarball of Bochs (else fetched)
 #   DEBUG=NAME      with a kernel of its own, to which lab/config/NAME is added
@@ -14,7 +14,7 @@
 BASE ?= 6.12
 export BASE KERNEL BOCHS DEBUG FROM T
 
-.PHONY: help deps tree refresh rebase kernel emulator demo check check-full lab-bench bench-exits series lint clean
+.PHONY: help deps tree refresh rebase kernel emulator demo check check-bases check-full lab-bench bench-exits series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
@@ -43,6 +43,9 @@ demo: kernel emulator	## perf in a guest, emulated and mediated PMU side by side
 
 check: kernel emulator	## run all tests that CI runs
 	@lab/check
+
+check-bases: emulator	## build the other kernels, and run the count test on them
+	@scripts/check-bases
 
 check-full: kernel emulator	## and those that take hours
 	@lab/check --full
