@@ -10,11 +10,12 @@
 #                   (lockdep, kasan)
 #   FROM=BASE       for rebase: the base whose hooks to start with
 #   T=NAME          for check: only this test
+#   PROFILES=NAMES  for bench: the lab's CPUs (else spr)
 
 BASE ?= 6.12
 export BASE KERNEL BOCHS DEBUG FROM T
 
-.PHONY: help deps tree refresh rebase kernel emulator demo check check-bases check-full lab-bench bench-exits series lint clean
+.PHONY: help deps tree refresh rebase kernel emulator demo check check-bases check-full bench lab-bench bench-exits series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
@@ -49,6 +50,9 @@ check-bases: emulator	## build the other kernels, and run the count test on them
 
 check-full: kernel emulator	## and those that take hours
 	@lab/check --full
+
+bench: kernel emulator	## what perf in a guest costs, beside the published figures (PROFILES=)
+	@lab/bench $(PROFILES)
 
 lab-bench: kernel emulator	## how fast the emulated host is
 	@lab/bench-emulator
