@@ -3,7 +3,8 @@
  * What the parts of the PMU's test kernel share.
  *
  * start.S   entry, handlers, what is measured
- * main.c    what is needed to run at all; the counters and their registers
+ * machine.c what is needed to run at all
+ * main.c    the counters and their registers
  * guest.c   VMX and SVM
  * audit.c   programs that break the audit's rules, and that do not
  */
@@ -68,18 +69,25 @@ extern u64 global_on, before, pmi_rip, guarded, recover;
 extern u32 pmi_count, line_address, user_read;
 extern u64 buffer[512];
 
+/* machine.c */
+void set_up(void);
+int same(const char *a, const char *b);
+void print(const char *text);
+void print_number(u64 value, u32 base);
+void __attribute__((noreturn)) end(u32 status);
+void mark(const char *name);
 u64 rdmsr(u32 msr);
 void wrmsr(u32 msr, u64 value);
 int rdmsr_faults(u32 msr, u64 *value);
 int wrmsr_faults(u32 msr, u64 value);
 int rdpmc_faults(u32 index, u64 *value);
+
+/* main.c */
 void reset_pmu(void);
 void program(int n, u64 select, u64 value);
 u64 all_counters(void);
 
 void check(const char *what, const char *part, u64 got, u64 want);
-void mark(const char *name);
-void print(const char *text);
 
 void measure(code_t code);
 void nothing(void);
