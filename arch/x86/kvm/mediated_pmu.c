@@ -195,13 +195,13 @@ static u32 pmc_eventsel_msr(struct kvm_pmc *pmc)
 	return regs->gp_eventsel + pmc->idx * regs->gp_stride;
 }
 
-/* While SVM is off there is neither a host nor a guest. */
-enum { MODE_BOTH, MODE_HOST, MODE_GUEST };
+/* While SVM is off there is neither a host nor a guest to be counted alone. */
+enum { MODE_NEITHER, MODE_HOST, MODE_GUEST };
 
 static u8 current_mode(struct kvm_vcpu *vcpu)
 {
 	if (!(vcpu->arch.efer & EFER_SVME))
-		return MODE_BOTH;
+		return MODE_NEITHER;
 
 	return is_guest_mode(vcpu) ? MODE_GUEST : MODE_HOST;
 }
@@ -212,10 +212,10 @@ static bool pmc_counts_in_mode(struct kvm_pmc *pmc, u8 mode)
 	bool guest_only = pmc->eventsel_hw & regs->eventsel_guest_only;
 	bool host_only = pmc->eventsel_hw & regs->eventsel_host_only;
 
-	if (guest_only == host_only || mode == MODE_BOTH)
+	if (guest_only == host_only)
 		return true;
 
-	return guest_only == (mode == MODE_GUEST);
+	return mode == (guest_only ? MODE_GUEST : MODE_HOST);
 }
 
 /* L1 and L2 are both guests to the hardware. */
