@@ -69,7 +69,7 @@ equal "it excludes guests" $? 0
 
 # Who insists is told
 perf stat -a -e instructions:GH -- workload 1 >/tmp/log 2>&1
-grep -q "not supported" /tmp/log
+grep -Eq "not supported|No supported events" /tmp/log
 equal "perf stat -a of guests is not supported" $? 0
 equal "instructions:u of a task" "$(count instructions:u workload 1)" 1000019
 
@@ -99,5 +99,6 @@ grep -q "KVM_RUN failed.*Device or resource busy" /tmp/log || grep -q "errno=16"
 equal "a VM under perf stat of guests is busy" $? 0
 dmesg | grep -q "(type 0, config 0x1) of task [0-9]*, opened by .*, counts guests"
 equal "the log names the task" $? 0
-succeeds "a VM under perf stat" perf stat -e instructions -- ${tests}_count_test
+# perf of 6.12 asks for the host alone by default, newer ones have to be told
+succeeds "a VM under perf stat" perf stat -e instructions:H -- ${tests}_count_test
 finish
