@@ -753,7 +753,7 @@ static void allow_user_mode(struct kvm_vm *vm)
 	int level;
 
 	for (addr = start & PAGE_MASK; addr < start + USER_CODE_SIZE; addr += PAGE_SIZE) {
-		for (level = PG_LEVEL_4K; level < PG_LEVEL_NUM; level++)
+		for (level = PG_LEVEL_4K; level <= (int)vm->pgtable_levels; level++)
 			*__vm_get_page_table_entry(vm, addr, &level) |= PTE_USER_MASK;
 	}
 }
