@@ -43,6 +43,7 @@ class Base(typing.NamedTuple):
     pool: str = ""      # a file in the pool of the Debian archive
     sha256: str = ""
     renames: tuple = ()     # (folder in this repository, folder in the base)
+    config: tuple = ()      # fragments of lab/config that the base needs
 
 
 BASES = {
@@ -52,10 +53,12 @@ BASES = {
                   "tools/testing/selftests/kvm/x86_64/"),)),
     "6.18": Base(
         pool="pool/main/l/linux/linux_6.18.15.orig.tar.xz",
-        sha256="fdf4c4d487c95b17a41cb38003faef86669e532a44fe702eb31a3390b6a60cca"),
+        sha256="fdf4c4d487c95b17a41cb38003faef86669e532a44fe702eb31a3390b6a60cca",
+        config=("kvm-ioapic",)),
     "6.19": Base(
         pool="pool/main/l/linux/linux_6.19.11.orig.tar.xz",
-        sha256="e19d838c34519b050dd48334c673b07f4089d56449b453e6d1d04460e0667fa6"),
+        sha256="e19d838c34519b050dd48334c673b07f4089d56449b453e6d1d04460e0667fa6",
+        config=("kvm-ioapic",)),
 }
 DEFAULT_BASE = "6.12"
 
