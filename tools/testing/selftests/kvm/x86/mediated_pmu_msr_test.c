@@ -9,7 +9,8 @@
  *    while the PMU is in memory, and while it is in the hardware
  *  - a counter, selector or RDPMC index that the guest's CPUID doesn't have
  *    faults, whether the hardware has it or not; with version 0 of Intel's PMU, all
- *    of them do
+ *    of them do; with a CPUID that has more than the hardware, those that the
+ *    hardware doesn't have
  *  - PEBS, DS, LBR, PERF_METRICS, off-core response and what else isn't offered
  *    faults, and isn't announced in PERF_CAPABILITIES
  *  - freezing on PMI, tracing and recording branches can't be switched on in
@@ -377,6 +378,33 @@ static void test_registers(uint32_t nr_gp, uint32_t nr_fixed, bool full_width)
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_registers);
 	pmu_limit_vcpu(vcpu);
+	pmu_sync(vm);
+	sync_global_to_guest(vm, has_tsx);
+
+	run_vcpu(vcpu);
+	kvm_vm_free(vm);
+}
+
+/* A CPUID with as many counters as it can have, and as wide ones. */
+static void test_boundless(void)
+{
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+
+	pr_info("more counters than there are\n");
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_registers);
+	pmu_limit_vcpu(vcpu);
+	if (host_cpu_is_amd) {
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_NR_PERFCTR_CORE, 0xf);
+	} else {
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_VERSION, 0xff);
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_GP_COUNTERS, 0xff);
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_NR_FIXED_COUNTERS, 0x1f);
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_GP_COUNTERS_BIT_WIDTH, 0xff);
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_FIXED_COUNTERS_BIT_WIDTH, 0xff);
+		vcpu_set_cpuid_property(vcpu, X86_PROPERTY_PMU_FIXED_COUNTERS_BITMASK, -1u);
+	}
 	pmu_sync(vm);
 	sync_global_to_guest(vm, has_tsx);
 
@@ -827,6 +855,7 @@ int main(int argc, char *argv[])
 		test_version0();
 
 	pmu_init_part(nr_gp, nr_fixed, full_width);
+	test_boundless();
 	test_turns();
 	test_init();
 
