@@ -15,7 +15,7 @@
 BASE ?= 6.12
 export BASE KERNEL BOCHS DEBUG FROM T
 
-.PHONY: help deps tree refresh rebase kernel emulator demo check check-bases check-full bench lab-bench bench-exits series lint clean
+.PHONY: help deps tree refresh rebase kernel emulator demo check check-bases check-full mutate bench lab-bench bench-exits series lint clean
 .NOTPARALLEL:
 
 help:	# the default: print the targets, a line each
@@ -50,6 +50,9 @@ check-bases: emulator	## build the other kernels, and run the count test on them
 
 check-full: kernel emulator	## and those that take hours
 	@lab/check --full
+
+mutate: kernel emulator	## show that the tests can fail: hours
+	@lab/mutate
 
 bench: kernel emulator	## what perf in a guest costs, beside the published figures (PROFILES=)
 	@lab/bench $(PROFILES)
