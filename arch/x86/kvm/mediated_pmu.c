@@ -32,6 +32,7 @@
 #include <asm/perf_mediated.h>
 
 #include "irq.h"
+#include "lapic.h"
 #include "mediated_pmu.h"
 #include "trace.h"
 
@@ -694,6 +695,19 @@ void __kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel)
 	}
 }
 
+/* As kvm_lapic_reg_write(), which may sleep to update the VM's map of its APICs. */
+static bool fastpath_write_lvtpc(struct kvm_vcpu *vcpu, u64 data)
+{
+	struct kvm_lapic *apic = vcpu->arch.apic;
+
+	if (!apic_x2apic_mode(apic) || !kvm_apic_sw_enabled(apic) ||
+	    data & ~(u64)(APIC_VECTOR_MASK | APIC_MODE_MASK | APIC_LVT_MASKED))
+		return false;
+
+	*(u32 *)(apic->regs + APIC_LVTPC) = data;
+	return true;
+}
+
 /*
  * Emulation inside of the run loop, where the guest PMU is in the hardware: what
  * a guest does in its PMI handler must not cost it an exchange of all registers.
@@ -703,7 +717,14 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	if (!pmu->mediated.loaded || !kvm_pmu_has_perf_global_ctrl(pmu) ||
+	if (!pmu->mediated.loaded)
+		return false;
+
+	/* Intel's APIC masks it with each PMI, whose handler unmasks it. */
+	if (msr == APIC_BASE_MSR + (APIC_LVTPC >> 4))
+		return fastpath_write_lvtpc(vcpu, data);
+
+	if (!kvm_pmu_has_perf_global_ctrl(pmu) ||
 	    !kvm_msr_allowed(vcpu, msr, KVM_MSR_FILTER_WRITE))
 		return false;
 
