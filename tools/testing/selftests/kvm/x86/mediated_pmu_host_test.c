@@ -19,10 +19,12 @@
  *    the host's last instruction
  *  - a guest's PMIs are not the host's, and the host's are not the guest's: VPMI and
  *    the guest's own count agree
+ *  - an NMI that is no PMI, while a guest's PMU is in the hardware, leaves it alone
  *
  * An NMI that belongs to nobody is in the kernel's log, this test can't see it.
  */
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -433,8 +435,8 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 	}
 }
 
-/* The line of VPMI in /proc/interrupts, all CPUs */
-static uint64_t read_vpmi(void)
+/* A line of /proc/interrupts, all CPUs */
+static uint64_t read_interrupts(const char *name)
 {
 	char line[1024], *p, *end;
 	uint64_t value, sum = 0;
@@ -444,12 +446,12 @@ static uint64_t read_vpmi(void)
 	f = fopen("/proc/interrupts", "r");
 	TEST_ASSERT(f, "Can't open /proc/interrupts");
 	while (fgets(line, sizeof(line), f)) {
-		p = strstr(line, "VPMI:");
+		p = strstr(line, name);
 		if (!p)
 			continue;
 
 		found = true;
-		for (p += 5;; p = end) {
+		for (p += strlen(name);; p = end) {
 			value = strtoull(p, &end, 10);
 			if (p == end)
 				break;
@@ -457,7 +459,7 @@ static uint64_t read_vpmi(void)
 		}
 	}
 	fclose(f);
-	TEST_ASSERT(found, "/proc/interrupts has no VPMI");
+	TEST_ASSERT(found, "/proc/interrupts has no %s", name);
 	return sum;
 }
 
@@ -470,9 +472,9 @@ static void test_pmis(struct kvm_vcpu *vcpu)
 	set_guest(vcpu, GUEST_PMI);
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis;
-	host = read_vpmi();
+	host = read_interrupts("VPMI:");
 	count_samples(vcpu, &sampling[0], &insns);
-	host = read_vpmi() - host;
+	host = read_interrupts("VPMI:") - host;
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis - guest;
 
@@ -483,11 +485,105 @@ static void test_pmis(struct kvm_vcpu *vcpu)
 	set_guest(vcpu, GUEST_SHORT);
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	guest = guest_pmis;
-	host = read_vpmi();
+	host = read_interrupts("VPMI:");
 	count_samples(vcpu, &sampling[0], &insns);
 	sync_global_from_guest(vcpu->vm, guest_pmis);
 	TEST_ASSERT_EQ(guest_pmis, guest);
-	TEST_ASSERT_EQ(read_vpmi(), host);
+	TEST_ASSERT_EQ(read_interrupts("VPMI:"), host);
+}
+
+static struct {
+	uint32_t turns;
+	bool stop;
+} watch;
+
+#define SENTINEL	0x12345
+
+/* An overflow stays in the status, a counter that doesn't count keeps its value. */
+static void guest_watching(void)
+{
+	reset_pmu();
+	write_counter(0, -100);
+	select_event(0, pmu.instructions, KERNEL);
+	write_counter(1, SENTINEL);
+	select_event(1, pmu.instructions, USER);
+	wrmsr(pmu.global_ctrl, pmu.counters);
+	while (!rdmsr(pmu.global_status))
+		cpu_relax();
+
+	while (!READ_ONCE(watch.stop)) {
+		GUEST_ASSERT_EQ(rdmsr(pmu.global_status), 1);
+		GUEST_ASSERT_EQ(read_counter(1), SENTINEL);
+		WRITE_ONCE(watch.turns, watch.turns + 1);
+	}
+	GUEST_DONE();
+}
+
+static void *run_watching(void *vcpu)
+{
+	struct ucall uc;
+
+	pin_to_last_cpu();
+	vcpu_run(vcpu);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_DONE:
+		return NULL;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected ucall %lu", uc.cmd);
+	}
+}
+
+#define NR_NMIS	4
+
+/*
+ * Each other CPU gets an NMI and says where it is.  The handler of PMIs is asked
+ * first: it has an event here, and what it would find in the status is the guest's.
+ */
+static void test_nmis(void)
+{
+	const struct mode of_cpu = { .of = OF_CPU };
+	typeof(watch) *in_guest;
+	struct kvm_vcpu *vcpu;
+	pthread_t thread;
+	struct kvm_vm *vm;
+	uint32_t turns;
+	uint64_t nmis;
+	int fd, i;
+
+	if (!cpu || access("/proc/sysrq-trigger", W_OK)) {
+		pr_info("Not tested, no second CPU or no sysrq: NMIs\n");
+		return;
+	}
+
+	fd = open_event(&of_cpu, PERF_COUNT_HW_INSTRUCTIONS, -1);
+	group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_watching);
+	pmu_sync(vm);
+	in_guest = addr_gva2hva(vm, (vm_vaddr_t)&watch);
+	pin_self_to_cpu(0);
+	pthread_create(&thread, NULL, run_watching, vcpu);
+
+	nmis = read_interrupts("NMI:");
+	for (i = 0; i <= NR_NMIS; i++) {
+		if (i)
+			TEST_ASSERT(write_file("/proc/sysrq-trigger", "l"), "sysrq failed");
+		/* One complete turn since then */
+		turns = READ_ONCE(in_guest->turns);
+		while (READ_ONCE(in_guest->turns) - turns < 2)
+			usleep(1000);
+	}
+	nmis = read_interrupts("NMI:") - nmis;
+	TEST_ASSERT(nmis >= NR_NMIS, "%lu NMIs, not %u", nmis, NR_NMIS);
+	pr_info("%lu NMIs while a guest counts\n", nmis);
+
+	WRITE_ONCE(in_guest->stop, true);
+	pthread_join(thread, NULL);
+	kvm_vm_free(vm);
+	close(fd);
+	pin_self_to_cpu(cpu);
 }
 
 #define CPU_TIME "/proc/sys/kernel/perf_cpu_time_max_percent"
@@ -557,6 +653,7 @@ int main(int argc, char *argv[])
 	test_tracepoint(vcpu, "kvm_entry");
 	test_tracepoint(vcpu, "kvm_exit");
 	test_pmis(vcpu);
+	test_nmis();
 
 	kvm_vm_free(vm);
 	leave_cgroup();

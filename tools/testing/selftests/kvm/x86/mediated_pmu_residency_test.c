@@ -14,7 +14,8 @@
  *  - open, read and close host events, of the task and of the CPU, whose counts
  *    are exact as well
  *  - read and write the vCPU's registers, on its CPU or from a thread on another
- *  - let another task look at all counters with RDPMC: none is the guest's
+ *  - let another task look at all counters with RDPMC, one that may always and one that
+ *    may from then on: none is the guest's
  *  - take the CPU offline, and online again
  *  - destroy the vCPU; the next VM on that CPU finds nothing of it
  *
@@ -29,6 +30,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 
 #include "mediated_pmu.h"
@@ -422,8 +424,18 @@ static void look_at_counters(void)
 	TEST_ASSERT(nr >= pmu.nr_gp + pmu.nr_fixed, "Only %d counters can be read", nr);
 }
 
-/* On the same CPU, by a task that has no event of its own */
-static void let_others_look(struct kvm_vcpu *vcpu, int n)
+/* Its mapping sets CR4.PCE wherever this task runs, where nothing is counted, too. */
+static void map_event_of_cpu1(void)
+{
+	struct perf_event_attr attr = user_instructions();
+	int fd = open_perf_event(&attr, 0, 1, -1, 0);
+
+	TEST_ASSERT(mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED,
+		    "mmap failed: %s", strerror(errno));
+}
+
+/* On the same CPU, where that task has no event */
+static void look_in_other_task(int n, bool map)
 {
 	int status;
 	pid_t pid;
@@ -434,10 +446,22 @@ static void let_others_look(struct kvm_vcpu *vcpu, int n)
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "fork failed");
 	if (!pid) {
+		if (map)
+			map_event_of_cpu1();
 		look_at_counters();
 		_exit(0);
 	}
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && !status, "The other task failed");
+}
+
+static void let_others_look(struct kvm_vcpu *vcpu, int n)
+{
+	look_in_other_task(n, false);
+}
+
+static void let_others_map(struct kvm_vcpu *vcpu, int n)
+{
+	look_in_other_task(n, true);
 }
 
 #define CPU1_ONLINE	"/sys/devices/system/cpu/cpu1/online"
@@ -523,6 +547,7 @@ static void test_exits(void)
 	}
 
 	if (nr_cpus > 1) {
+		run_rounds(vcpu[0], let_others_map, "RDPMC of a task with an event elsewhere");
 		run_rounds(vcpu[0], move, "move");
 		run_rounds(vcpu[0], move_sometimes, "move sometimes");
 		run_rounds(vcpu[0], read_remotely, "read registers from another CPU");
