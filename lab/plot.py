@@ -12,9 +12,12 @@ def text(x, y, words, size=13, anchor="middle"):
             f'{escape(words)}</text>')
 
 
-def bars(title, series, groups, unit):
-    """groups: [(name, [value of each series])]; a value is written above its bar."""
-    highest = max(value for _, values in groups for value in values)
+def bars(title, series, groups, unit, limit):
+    """groups: [(name, [value of each series])]; a value is written above its bar.
+
+    The bar of a value above limit is cut off, and torn where it is.
+    """
+    highest = min(max(value for _, values in groups for value in values), limit)
     step = BAR * len(series) + GAP
     width = LEFT + step * len(groups) + LEFT
     base = TOP + HEIGHT
@@ -29,10 +32,13 @@ def bars(title, series, groups, unit):
     for i, (name, values) in enumerate(groups):
         left = LEFT + GAP / 2 + i * step
         for n, value in enumerate(values):
-            height = max(HEIGHT * value / highest, 0)
+            height = max(HEIGHT * min(value, limit) / highest, 0)
             x = left + n * BAR
             parts.append(f'<rect x="{x:.0f}" y="{base - height:.1f}" width="{BAR - 4}" '
                          f'height="{height:.1f}" fill="{COLOURS[n]}"/>')
+            if value > limit:
+                parts.append(f'<path d="M{x - 4:.0f} {base - 0.9 * height:.1f} l{BAR + 4} -14" '
+                             'stroke="white" stroke-width="6"/>')
             parts.append(text(x + BAR / 2 - 2, base - height - 5, f"{value:.1f}{unit}", 12))
         for line, words in enumerate(name.split("\n")):
             parts.append(text(left + BAR * len(values) / 2, base + 20 + 16 * line, words))
