@@ -25,8 +25,7 @@ void perf_handle_guest_pmi(void);
 
 int perf_mediated_admit_event(struct perf_event *event,
 			      struct perf_event_context *ctx);
-void perf_mediated_inherit_event(struct perf_event *event,
-				 struct perf_event *parent);
+void perf_mediated_inherit_event(struct perf_event *event);
 void perf_mediated_dismiss_event(struct perf_event *event,
 				 struct perf_event_context *ctx);
 
@@ -44,8 +43,7 @@ static inline int perf_mediated_admit_event(struct perf_event *event,
 	return 0;
 }
 
-static inline void perf_mediated_inherit_event(struct perf_event *event,
-					       struct perf_event *parent) { }
+static inline void perf_mediated_inherit_event(struct perf_event *event) { }
 static inline void perf_mediated_dismiss_event(struct perf_event *event,
 					       struct perf_event_context *ctx) { }
 static inline void perf_mediated_init_task(struct task_struct *child) { }

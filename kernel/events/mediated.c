@@ -167,10 +167,10 @@ int perf_mediated_admit_event(struct perf_event *event,
 }
 
 /* The child is being forked, and runs nothing.  No lock, for the sake of fork. */
-void perf_mediated_inherit_event(struct perf_event *event,
-				 struct perf_event *parent)
+void perf_mediated_inherit_event(struct perf_event *event)
 {
-	if (!(parent->attach_state & PERF_ATTACH_COUNTS_GUESTS))
+	/* Not by the parent's flag, which goes when the parent's task exits. */
+	if (!perf_event_counts_guests(event))
 		return;
 
 	atomic_inc(&event->ctx->nr_counts_guests);

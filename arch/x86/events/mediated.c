@@ -85,12 +85,16 @@ static void stop_host_events(struct cpu_hw_events *cpuc)
 
 		/*
 		 * PERF_HES_ARCH keeps a stopped, i.e. a throttled event from
-		 * being started, here as in x86_pmu_enable().
+		 * being started, here as in x86_pmu_enable().  Its counter is
+		 * its own still, perf may read it before starting it again.
 		 */
-		if (event->hw.state & PERF_HES_STOPPED)
-			event->hw.state |= PERF_HES_ARCH;
-		else
+		if (!(event->hw.state & PERF_HES_STOPPED)) {
 			x86_pmu_stop(event, PERF_EF_UPDATE);
+			continue;
+		}
+		event->hw.state |= PERF_HES_ARCH;
+		if (!(event->hw.state & PERF_HES_UPTODATE))
+			static_call(x86_pmu_update)(event);
 	}
 
 	/*
@@ -110,6 +114,8 @@ static void start_host_events(struct cpu_hw_events *cpuc)
 
 		if (!(event->hw.state & PERF_HES_ARCH))
 			event->pmu->start(event, PERF_EF_RELOAD);
+		else if (!(event->hw.state & PERF_HES_UPTODATE))
+			static_call(x86_pmu_set_period)(event);
 	}
 }
 
@@ -145,8 +151,7 @@ static void take_from_host(struct perf_mediated_guest *guest)
 	this_cpu_write(perf_mediated_owner, guest);
 	barrier();
 	rdmsrq(mediated_vendor->global_status, status);
-	if (!(status & (active | mediated_vendor->pmi_status)) &&
-	    !(active && mediated_vendor->late_nmis))
+	if (!(status & (active | mediated_vendor->pmi_status)))
 		this_cpu_write(host_pmi_owed, false);
 
 	/* From here on the gates are closed. */
@@ -195,7 +200,7 @@ static void evict_owner(void)
  * perf_mediated_claim - make a guest PMU the owner of this CPU's PMU hardware
  * @guest: the guest PMU; its vCPU is about to run on this CPU
  *
- * On return all counting is off, no host event uses the hardware, and a PMI
+ * On return nothing counts in host mode, no host event uses the hardware, and a PMI
  * raises PERF_GUEST_MEDIATED_PMI_VECTOR.  The caller may write counters,
  * selectors and overflow status until it calls perf_mediated_park(); IRQs must be
  * off, and stay off until then.  Takes no locks.
@@ -348,6 +353,11 @@ int perf_mediated_nmi(void)
 	int handled = __this_cpu_read(host_pmi_owed);
 
 	__this_cpu_write(host_pmi_owed, false);
+
+	/* More may follow, for a while after the last overflow. */
+	if (IS_ENABLED(CONFIG_CPU_SUP_AMD) && mediated_vendor->late_nmis)
+		return amd_pmu_adjust_nmi_window(handled);
+
 	return handled;
 }
 

@@ -282,15 +282,16 @@ static u64 global_ctrl_for_hw(struct kvm_pmu *pmu)
 
 static void load_status(struct kvm_pmu *pmu)
 {
-	u64 hw;
+	u64 hw, set;
 
 	/* The host's overflows, if there are any, are not for the guest. */
 	rdmsrq(regs->global_status, hw);
 	if (hw & ~pmu->global_status)
 		wrmsrq(regs->global_status_clear, hw & ~pmu->global_status);
 
-	if (pmu->global_status & ~hw)
-		wrmsrq(regs->global_status_set, pmu->global_status & ~hw);
+	set = pmu->global_status & ~hw & regs->settable_status;
+	if (set)
+		wrmsrq(regs->global_status_set, set);
 }
 
 /*
@@ -312,6 +313,17 @@ static void sync_counter(struct kvm_pmc *pmc)
 
 	pmc->counter = read_counter_hw(pmc);
 	mark_synced(pmu, BIT_ULL(pmc->idx));
+}
+
+/* Before a counter is written in memory: what the register has doesn't matter any more. */
+void kvm_mediated_pmu_write_counter(struct kvm_pmc *pmc)
+{
+	struct kvm_pmu *pmu = pmc_to_pmu(pmc);
+
+	guard(irqsave)();
+
+	mark_synced(pmu, BIT_ULL(pmc->idx));
+	pmu->mediated.mem_newer |= BIT_ULL(pmc->idx);
 }
 
 static void __sync_status(struct kvm_pmu *pmu, u64 hw)

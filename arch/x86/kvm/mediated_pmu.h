@@ -21,6 +21,8 @@ struct kvm_mediated_pmu_regs {
 	u32 global_status;
 	u32 global_status_clear;
 	u32 global_status_set;
+	/* Of the overflow status; the others are lost when it is loaded. */
+	u64 settable_status;
 	/* Set in the hardware; a guest that is a hypervisor may set one of them, too. */
 	u64 eventsel_guest_only;
 	u64 eventsel_host_only;
@@ -46,6 +48,7 @@ void __kvm_mediated_pmu_count_event(struct kvm_vcpu *vcpu, u64 eventsel);
 bool kvm_mediated_pmu_is_host_width(struct kvm_pmu *pmu, enum pmc_type type);
 bool kvm_mediated_pmu_is_host_size(struct kvm_pmu *pmu);
 
+void kvm_mediated_pmu_write_counter(struct kvm_pmc *pmc);
 void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu);
 bool kvm_mediated_pmu_recalc_claim(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr, bool write);
@@ -88,7 +91,8 @@ static inline bool kvm_mediated_pmu_claims(struct kvm_vcpu *vcpu)
 /*
  * The guest PMU is in the hardware from load to put, with IRQs off.  A vCPU whose
  * guest counts nothing claims nothing; but it must not run on top of another's
- * counters, as those of AMD count in any guest.
+ * counters: those of AMD count in any guest, those of Intel as soon as perf turns
+ * global control on for its entry.
  */
 static inline void kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 {
@@ -106,8 +110,11 @@ static inline void kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 
 static inline void kvm_mediated_pmu_load_global_ctrl(struct kvm_vcpu *vcpu)
 {
-	if (vcpu_to_pmu(vcpu)->mediated.loaded &&
-	    vcpu_to_pmu(vcpu)->global_ctrl != vcpu_to_pmu(vcpu)->global_ctrl_hw)
+	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
+
+	/* All counters of version 1 are on, whatever the guest has written. */
+	if (pmu->mediated.loaded && kvm_pmu_has_perf_global_ctrl(pmu) &&
+	    pmu->global_ctrl != pmu->global_ctrl_hw)
 		__kvm_mediated_pmu_load_global_ctrl(vcpu);
 }
 

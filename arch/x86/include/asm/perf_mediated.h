@@ -41,6 +41,7 @@ static __always_inline bool perf_mediated_guest_owns_pmu(void)
 }
 
 int perf_mediated_nmi(void);
+int amd_pmu_adjust_nmi_window(int handled);
 void x86_pmu_init_mediated(struct pmu *pmu);
 
 #else

@@ -18,6 +18,7 @@ static const struct kvm_mediated_pmu_regs amd_mediated_pmu_regs = {
 	.global_status		= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS,
 	.global_status_clear	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_CLR,
 	.global_status_set	= MSR_AMD64_PERF_CNTR_GLOBAL_STATUS_SET,
+	.settable_status	= ~0ull,
 	.eventsel_guest_only	= AMD64_EVENTSEL_GUESTONLY,
 	.eventsel_host_only	= AMD64_EVENTSEL_HOSTONLY,
 };

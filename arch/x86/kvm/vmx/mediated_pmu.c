@@ -24,6 +24,7 @@ static const struct kvm_mediated_pmu_regs intel_mediated_pmu_regs = {
 	.global_status		= MSR_CORE_PERF_GLOBAL_STATUS,
 	.global_status_clear	= MSR_CORE_PERF_GLOBAL_OVF_CTRL,
 	.global_status_set	= MSR_CORE_PERF_GLOBAL_STATUS_SET,
+	.settable_status	= ~MSR_CORE_PERF_GLOBAL_OVF_CTRL_COND_CHGD,
 };
 
 void __init vmx_mediated_pmu_setup(void)

@@ -718,6 +718,55 @@ static void parent_of_swappers(void)
 	close_fd(pong[1]);
 }
 
+/*
+ * The task that the event was opened for has exited, then its child has a child.
+ * With an event that isn't inherited, perf doesn't swap theirs.
+ */
+static int fd_of_parent;
+static pid_t parent;
+static pthread_t child;
+
+static void run_as_grandchild(void)
+{
+	assert_run_busy(the_vcpu, "With an event that was inherited twice");
+	close_fd(fd_of_parent);
+	run_or_fail(the_vcpu, "The inherited event is closed");
+}
+
+static void outlive_parent(void)
+{
+	int fd = open_event_or_fail(&task_event_of_host, "it excludes guests");
+
+	wait_for_step(1);
+	in_thread(run_as_grandchild);
+	close_fd(fd);
+}
+
+static void parent_of_child(void)
+{
+	int fd = open_event_or_fail(&task_event_of_host, "it excludes guests");
+
+	parent = syscall(SYS_gettid);
+	fd_of_parent = open_event_or_fail(&task_event_inherited, "a VM exists");
+	child = start_thread(outlive_parent);
+	close_fd(fd);
+}
+
+static void test_inherited_from_the_dead(void)
+{
+	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
+	char path[64];
+
+	step = 0;
+	in_thread(parent_of_child);
+	snprintf(path, sizeof(path), "/proc/self/task/%d", parent);
+	while (!access(path, F_OK))
+		usleep(100);
+	next_step();
+	pthread_join(child, NULL);
+	kvm_vm_free(vm);
+}
+
 static void test_swapped_events(void)
 {
 	struct kvm_vm *vm = vm_create_with_one_vcpu(&the_vcpu, guest_code);
@@ -727,18 +776,29 @@ static void test_swapped_events(void)
 }
 
 /*
- * What is held at the same time: whoever comes second sees the other, and
- * fails.
+ * What is held at the same time, and for a while: whoever comes second sees the
+ * other, and fails.
  */
 #define NR_RACES	100
+#define HOLD_TURNS	2000
 
 static uint32_t held_events, held_vms, opened, refused;
+/* Odd while a vCPU is being created */
+static uint32_t creations;
 
 static void hold(uint32_t *mine, uint32_t *others, const char *what)
 {
+	uint32_t n = READ_ONCE(creations);
+	int i;
+
 	__atomic_add_fetch(mine, 1, __ATOMIC_SEQ_CST);
 	TEST_ASSERT(!__atomic_load_n(others, __ATOMIC_SEQ_CST),
 		    "%s was admitted next to one that excludes it", what);
+	for (i = 0; i < HOLD_TURNS; i++)
+		cpu_relax();
+	/* An event stays until the vCPU that is being created is there, or isn't. */
+	while (mine == &held_events && n % 2 && READ_ONCE(creations) == n)
+		cpu_relax();
 	__atomic_sub_fetch(mine, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -773,14 +833,18 @@ static void test_races_of_cpu_events(void)
 	thread = start_thread(open_events);
 	while (created < NR_RACES || busy < NR_RACES) {
 		vm = create_vm();
-		vcpu = create_vcpu(vm, 0);
-		while (vcpu < 0) {
-			TEST_ASSERT(errno == EBUSY, "KVM_CREATE_VCPU failed: %s", strerror(errno));
-			busy++;
+		for (;;) {
+			WRITE_ONCE(creations, creations + 1);
 			vcpu = create_vcpu(vm, 0);
+			if (vcpu >= 0)
+				break;
+			TEST_ASSERT(errno == EBUSY, "KVM_CREATE_VCPU failed: %s", strerror(errno));
+			WRITE_ONCE(creations, creations + 1);
+			busy++;
 		}
 		created++;
 		hold(&held_vms, &held_events, "A VM");
+		WRITE_ONCE(creations, creations + 1);
 		close_fd(vcpu);
 		kvm_vm_free(vm);
 	}
@@ -1100,6 +1164,7 @@ int main(int argc, char *argv[])
 		test_races_of_task_events();
 		test_races_of_a_user();
 		test_swapped_events();
+		test_inherited_from_the_dead();
 	} else {
 		pr_info("Not tested for want of a second CPU: what comes at the same time\n");
 	}

@@ -691,6 +691,17 @@ static void assert_absent(uint32_t msr)
 	GUEST_ASSERT_EQ(wrmsr_safe(msr, 0), GP_VECTOR);
 }
 
+static noinline uint64_t count_of_loop(int i)
+{
+	uint64_t before = read_counter(i);
+
+	asm volatile("mov $100, %%ecx\n\t"
+		     "1: dec %%ecx\n\t"
+		     "jnz 1b\n\t"
+		     : : : "ecx", "cc");
+	return read_counter(i) - before;
+}
+
 static void guest_version1(void)
 {
 	const struct {
@@ -703,6 +714,7 @@ static void guest_version1(void)
 	const uint64_t flags = ARCH_PERFMON_EVENTSEL_ENABLE | ARCH_PERFMON_EVENTSEL_OS;
 	const uint32_t global_ctrl = host_cpu_is_amd ? MSR_AMD64_PERF_CNTR_GLOBAL_CTL :
 						       MSR_CORE_PERF_GLOBAL_CTRL;
+	uint64_t count;
 	int i, e, n;
 
 	x2apic_enable();
@@ -727,6 +739,14 @@ static void guest_version1(void)
 			run_block(events[e].event | flags);
 			assert_counter(i, events[e].count, "version 1");
 			assert_counter(i, events[e].count, "stopped");
+
+			/* Nothing but the selector turns it off. */
+			select_event(i, events[e].event, KERNEL);
+			count = count_of_loop(i);
+			x2apic_write_reg(APIC_LVTPC, PMI_VECTOR);
+			GUEST_ASSERT_EQ(count_of_loop(i), count);
+			GUEST_ASSERT(count >= 100);
+			select_event(i, 0, 0);
 
 			/* One event less than to overflow, and one after the other */
 			write_counter(i, -(int64_t)(events[e].count + 1));

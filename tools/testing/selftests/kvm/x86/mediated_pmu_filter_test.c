@@ -350,6 +350,65 @@ static void test_lists(void)
 	kvm_vm_free(vm);
 }
 
+/* Event 0x120, unit mask 1: reference cycles of AMD's, and what is left in eight bits */
+#define WIDE_EVENT	(BIT_ULL(32) | 0x120)
+#define NARROW_EVENT	0x120
+
+static void guest_wide_event(void)
+{
+	for (;;) {
+		reset_pmu();
+		select_event(0, WIDE_EVENT, KERNEL);
+		select_event(1, pmu.instructions | BIT_ULL(32), KERNEL);
+
+		write_counter(0, 0);
+		run_block(pmu.counters);
+		shared.count[0] = read_counter(0);
+
+		write_counter(1, 0);
+		run_exits(pmu.counters);
+		shared.exits_count[1] = read_counter(1);
+		GUEST_SYNC(0);
+	}
+}
+
+/* An event of AMD's has four more bits: neither of two is taken for the other. */
+static void test_wide_event(void)
+{
+	const struct filter filters[] = {
+		{ "deny nothing", KVM_PMU_EVENT_DENY, .allowed = { true } },
+		{ "deny the wide event", KVM_PMU_EVENT_DENY, .nr = 1, .events = { WIDE_EVENT } },
+		{ "deny the narrow event", KVM_PMU_EVENT_DENY, .nr = 1,
+		  .events = { NARROW_EVENT }, .allowed = { true } },
+		{ "allow the wide event", KVM_PMU_EVENT_ALLOW, .nr = 1,
+		  .events = { WIDE_EVENT }, .allowed = { true } },
+		{ "allow the narrow event", KVM_PMU_EVENT_ALLOW, .nr = 1,
+		  .events = { NARROW_EVENT } },
+	};
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	struct ucall uc;
+	int i;
+
+	if (!(pmu.eventsel_bits & BIT_ULL(32)))
+		return;
+
+	vm = create_vm(&vcpu, guest_wide_event);
+	for (i = 0; i < ARRAY_SIZE(filters); i++) {
+		set_filter(vm, &filters[i]);
+		vcpu_run(vcpu);
+		TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC, "Unexpected ucall %lu", uc.cmd);
+		sync_global_from_guest(vm, shared);
+
+		TEST_ASSERT(!!shared.count[0] == filters[i].allowed[0],
+			    "%s: event 0x120 has counted %lu", filters[i].name, shared.count[0]);
+		TEST_ASSERT(!shared.exits_count[1],
+			    "%s: %lu emulated instructions counted as another event",
+			    filters[i].name, shared.exits_count[1]);
+	}
+	kvm_vm_free(vm);
+}
+
 static void *vcpu_thread(void *vcpu)
 {
 	pin_to_last_cpu();
@@ -425,6 +484,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(pmu.nr_gp >= 2);
 
 	test_lists();
+	test_wide_event();
 	test_while_counting();
 
 	return 0;

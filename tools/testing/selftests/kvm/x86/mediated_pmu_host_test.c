@@ -15,6 +15,7 @@
  *  - sampling every N instructions, of the task and of the CPU, user mode alone, and
  *    with the kernel's entries to the guest: all samples that are due, none lost,
  *    none throttled, and none of the guest
+ *  - an event that perf throttles, as its samples come too often: none until it goes on
  *  - counts that tracepoints take while the guest's PMU is in the hardware: those of
  *    the host's last instruction
  *  - a guest's PMIs are not the host's, and the host's are not the guest's: VPMI and
@@ -251,8 +252,8 @@ static struct buffer map_buffer(int fd, uint64_t size)
 	return b;
 }
 
-/* The next record, which must be a sample; NULL if there is none */
-static struct perf_event_header *next_sample(struct buffer *b)
+/* NULL if there is no more */
+static struct perf_event_header *next_record(struct buffer *b)
 {
 	struct perf_event_header *h;
 
@@ -261,8 +262,18 @@ static struct perf_event_header *next_sample(struct buffer *b)
 		return NULL;
 
 	h = (void *)b->page + b->page->data_offset + b->tail;
-	TEST_ASSERT(h->type == PERF_RECORD_SAMPLE, "Unexpected record of type %u", h->type);
 	b->tail += h->size;
+	return h;
+}
+
+/* There may be no other records. */
+static struct perf_event_header *next_sample(struct buffer *b)
+{
+	struct perf_event_header *h = next_record(b);
+
+	if (h)
+		TEST_ASSERT(h->type == PERF_RECORD_SAMPLE, "Unexpected record of type %u",
+			    h->type);
 	return h;
 }
 
@@ -337,6 +348,62 @@ static void test_sampling(struct kvm_vcpu *vcpu, const struct mode *mode)
 			    "Guest %s, sampling %s: %lu samples of %lu", guest_names[kind],
 			    mode->name, samples, insns / mode->period);
 	}
+}
+
+#define MAX_RATE "/proc/sys/kernel/perf_event_max_sample_rate"
+
+/* Samples come faster than they may; an exchange must not start the event again. */
+static void test_throttled(struct kvm_vcpu *vcpu)
+{
+	const struct mode mode = { .period = 31 };
+	bool throttled = false, last = false;
+	uint64_t samples = 0, times = 0, insns;
+	struct perf_event_header *h;
+	struct buffer b;
+	int fd;
+
+	/* As many are allowed in a tick as are due in a second, divided by HZ. */
+	if (!write_file(MAX_RATE, "1000")) {
+		pr_info("Not tested, can't write " MAX_RATE "\n");
+		return;
+	}
+	set_guest(vcpu, GUEST_PMI);
+	fd = open_event(&mode, PERF_COUNT_HW_INSTRUCTIONS, -1);
+	b = map_buffer(fd, 0);
+	group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
+	switch_often(vcpu, switches);
+	group_ioctl(fd, PERF_EVENT_IOC_DISABLE);
+	insns = read_all(fd).value;
+
+	while ((h = next_record(&b))) {
+		switch (h->type) {
+		case PERF_RECORD_THROTTLE:
+			throttled = true;
+			last = true;
+			times++;
+			break;
+		case PERF_RECORD_UNTHROTTLE:
+			throttled = false;
+			break;
+		case PERF_RECORD_SAMPLE:
+			/* Perf writes the one that was too many after saying so. */
+			TEST_ASSERT(!throttled || last, "A sample while throttled");
+			last = false;
+			samples++;
+			break;
+		default:
+			TEST_FAIL("Unexpected record of type %u", h->type);
+		}
+	}
+	pr_info("Throttled %lu times, %lu samples, %lu instructions\n", times, samples, insns);
+	TEST_ASSERT(times > 1, "Throttled %lu times only", times);
+	/* None of the guest's, which is in the same counter while it is throttled. */
+	TEST_ASSERT(insns / mode.period == samples, "%lu samples of %lu instructions", samples,
+		    insns);
+
+	unmap_buffer(&b);
+	close(fd);
+	TEST_ASSERT(write_file(MAX_RATE, "100000"), "Can't restore " MAX_RATE);
 }
 
 static int tracepoint_id(const char *name)
@@ -654,9 +721,10 @@ int main(int argc, char *argv[])
 	test_tracepoint(vcpu, "kvm_exit");
 	test_pmis(vcpu);
 	test_nmis();
+	write_file(CPU_TIME, "25");
+	test_throttled(vcpu);
 
 	kvm_vm_free(vm);
 	leave_cgroup();
-	write_file(CPU_TIME, "25");
 	return 0;
 }

@@ -568,6 +568,12 @@ static void test_turns(void)
 		TEST_ASSERT_EQ(guest_sees.status, BIT_ULL(i));
 		TEST_ASSERT_EQ(vcpu_get_msr(vcpu, pmu.global_status), BIT_ULL(i));
 	}
+	/* And all, also what can't be set in hardware; the guest goes once around. */
+	for_each_counter(i) {
+		vcpu_set_msr(vcpu, pmu.global_status, pmu.status_bits);
+		wait_for_turn(vcpu);
+		TEST_ASSERT_EQ(guest_sees.status & pmu.counters, pmu.counters);
+	}
 	vcpu_set_msr(vcpu, pmu.global_status, 0);
 
 	/* Off and on again, in each of the control registers */
