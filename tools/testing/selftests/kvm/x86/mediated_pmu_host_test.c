@@ -38,6 +38,7 @@ enum {
 	GUEST_SHORT,
 	GUEST_LONG,
 	GUEST_PMI,
+	GUEST_OVERFLOWN,
 	NR_GUESTS,
 };
 
@@ -46,6 +47,7 @@ static const char * const guest_names[] = {
 	[GUEST_SHORT]	= "with all counters on",
 	[GUEST_LONG]	= "running for long",
 	[GUEST_PMI]	= "taking PMIs",
+	[GUEST_OVERFLOWN] = "with all bits of the status set",
 };
 
 /* Written by the host while the guest is out */
@@ -71,6 +73,8 @@ static void set_up_guest(int kind)
 	for_each_counter(i) {
 		flags = kind == GUEST_PMI && !i ? PMI : 0;
 		select_event(i, pmu.instructions, KERNEL | USER | flags);
+		if (kind == GUEST_OVERFLOWN)
+			write_counter(i, -1);
 	}
 	wrmsr(pmu.global_ctrl, pmu.counters);
 }
