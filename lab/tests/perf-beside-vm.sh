@@ -31,9 +31,9 @@ at_least() {
 	fi
 }
 
-# counted EVENT: perf stat's number in /tmp/stat
+# counted EVENT: perf stat's number in /tmp/stat; perf of 6.19 calls cycles cpu-cycles
 counted() {
-	sed -n "s/^\([0-9]*\),[^,]*,$1[:uHk]*,.*/\1/p" /tmp/stat
+	sed -En "s/^([0-9]*),[^,]*,(cpu-)?$1[:uHk]*,.*/\1/p" /tmp/stat
 }
 
 # stat_all OPTION...: perf stat of all CPUs, while a million instructions run
