@@ -23,6 +23,9 @@ struct perf_mediated_guest {
 	u64	counters;
 };
 
+/* AMD's: NMIs that come late are the PMU's, for a while after the last overflow. */
+int amd_pmu_adjust_nmi_window(int handled);
+
 #ifdef CONFIG_PERF_GUEST_MEDIATED_PMU
 
 /* For the hypervisor. */
@@ -41,7 +44,6 @@ static __always_inline bool perf_mediated_guest_owns_pmu(void)
 }
 
 int perf_mediated_nmi(void);
-int amd_pmu_adjust_nmi_window(int handled);
 void x86_pmu_init_mediated(struct pmu *pmu);
 
 #else
