@@ -648,14 +648,19 @@ static void guest_pmi(void)
 			assert_counter(i, counter_mask(i), "no overflow");
 		}
 
-		/* An overflow that wants no PMI */
-		prepare_pmi();
-		select_event(i, pmu.instructions, KERNEL);
-		write_counter(i, -1);
-		run_block(BIT_ULL(i));
-		assert_pmis(i, 0, "without the interrupt flag");
-		assert_status(BIT_ULL(i), "without the interrupt flag");
-		GUEST_ASSERT_EQ(apic_read(APIC_LVTPC), lvtpc_entry());
+		/*
+		 * An overflow that wants no PMI, by the block's first instruction,
+		 * and by its last one, which KVM emulates
+		 */
+		for (n = 0; n < 1 + exact; n++) {
+			prepare_pmi();
+			select_event(i, pmu.instructions, KERNEL);
+			write_counter(i, n ? -(int64_t)BLOCK_INSNS : -1);
+			run_block(BIT_ULL(i));
+			assert_pmis(i, 0, "without the interrupt flag");
+			assert_status(BIT_ULL(i), "without the interrupt flag");
+			GUEST_ASSERT_EQ(apic_read(APIC_LVTPC), lvtpc_entry());
+		}
 
 		/* One that finds the APIC's entry masked is lost. */
 		prepare_pmi();
