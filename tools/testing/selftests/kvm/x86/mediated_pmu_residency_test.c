@@ -313,7 +313,10 @@ static int open_event(uint64_t config, bool of_task)
 static uint64_t host_insns;
 static int cpu_event = -1;
 
-/* A task's event at each exit; one of the CPU is there from one exit to the next. */
+/*
+ * A task's event at each exit; one of the CPU is there from one exit to the next, in a
+ * fixed counter, or in none.
+ */
 static void count_in_host(struct kvm_vcpu *vcpu, int n)
 {
 	uint64_t value = count_as_host();
@@ -327,7 +330,8 @@ static void count_in_host(struct kvm_vcpu *vcpu, int n)
 		close(cpu_event);
 		cpu_event = -1;
 	} else if (n % 4 == 1) {
-		cpu_event = open_event(PERF_COUNT_HW_INSTRUCTIONS, false);
+		cpu_event = open_event(n % 8 == 1 ? PERF_COUNT_HW_INSTRUCTIONS :
+						    PERF_COUNT_HW_BRANCH_INSTRUCTIONS, false);
 	}
 }
 
