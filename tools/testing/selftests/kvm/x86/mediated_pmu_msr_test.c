@@ -590,6 +590,8 @@ static void test_turns(void)
 		TEST_ASSERT_EQ(guest_sees.global_ctrl, pmu.counters & ~BIT_ULL(i));
 		TEST_ASSERT_EQ(get_counter(vcpu, i), host_saw);
 		vcpu_set_msr(vcpu, pmu.global_ctrl, pmu.counters);
+		/* A counter that is written in the same turn must not be on yet. */
+		vcpu_set_msr(vcpu, counter_msr(i), host_saw);
 
 		/* The guest is at its next counter: go once around. */
 		for (n = 1; n < pmu.nr_gp + pmu.nr_fixed; n++)
