@@ -716,6 +716,7 @@ static bool fastpath_write_lvtpc(struct kvm_vcpu *vcpu, u64 data)
 	    data & ~(u64)(APIC_VECTOR_MASK | APIC_MODE_MASK | APIC_LVT_MASKED))
 		return false;
 
+	trace_kvm_apic_write(APIC_LVTPC, data);
 	*(u32 *)(apic->regs + APIC_LVTPC) = data;
 	return true;
 }
