@@ -34,7 +34,7 @@ FIRMWARE = (
     ("/usr/share/qemu/linuxboot_dma.bin", "qemu-system-data"),
     ("/usr/share/qemu/kvmvapic.bin", "qemu-system-data"),
 )
-PROGS = ("kvm-exits", "lab-exit", "lab-mark", "lab-measure", "workload")
+PROGS = ("kvm-exits", "lab-exit", "lab-kexec", "lab-mark", "lab-measure", "workload")
 
 
 class Error(Exception):

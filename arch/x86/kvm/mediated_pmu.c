@@ -463,7 +463,13 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
 	vcpu_to_pmu(vcpu)->mediated.loaded = false;
 
-	if (perf_mediated_park(&vcpu_to_pmu(vcpu)->mediated.guest))
+	/*
+	 * vCPUs run on when the machine goes down, and fail to enter the guest.
+	 * This CPU may have been told to evict already: leave nothing to the
+	 * next kernel.
+	 */
+	if (!kvm_rebooting &&
+	    perf_mediated_park(&vcpu_to_pmu(vcpu)->mediated.guest))
 		return;
 
 	++vcpu->stat.pmu_yields;
@@ -722,6 +728,15 @@ static bool fastpath_write_lvtpc(struct kvm_vcpu *vcpu, u64 data)
 }
 
 /*
+ * When the machine goes down VMRUN fails, and leaves the code of the last exit:
+ * to handle that one inside of the run loop would be to stay there, with IRQs off.
+ */
+static bool can_use_fastpath(struct kvm_vcpu *vcpu)
+{
+	return vcpu_to_pmu(vcpu)->mediated.loaded && !kvm_rebooting;
+}
+
+/*
  * Emulation inside of the run loop, where the guest PMU is in the hardware: what
  * a guest does in its PMI handler must not cost it an exchange of all registers.
  * False sends the exit down the slow path, where it is handled if it can be.
@@ -730,7 +745,7 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	if (!pmu->mediated.loaded)
+	if (!can_use_fastpath(vcpu))
 		return false;
 
 	/* Intel's APIC masks it with each PMI, whose handler unmasks it. */
@@ -793,7 +808,7 @@ fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc)
 	u32 index = kvm_rcx_read(vcpu);
 	u64 data;
 
-	if (!vcpu_to_pmu(vcpu)->mediated.loaded)
+	if (!can_use_fastpath(vcpu))
 		return EXIT_FASTPATH_NONE;
 
 	kvm_vcpu_srcu_read_lock(vcpu);
