@@ -16,8 +16,8 @@
  *    with the kernel's entries to the guest: all samples that are due, none lost,
  *    none throttled, and none of the guest
  *  - an event that perf throttles, as its samples come too often: none until it goes on
- *  - counts that tracepoints take while the guest's PMU is in the hardware: those of
- *    the host's last instruction
+ *  - counts that tracepoints, and BPF programs attached to them, take while the guest's
+ *    PMU is in the hardware: those of the host's last instruction
  *  - a guest's PMIs are not the host's, and the host's are not the guest's: VPMI and
  *    the guest's own count agree
  *  - an NMI that is no PMI, while a guest's PMU is in the hardware, leaves it alone
@@ -30,6 +30,8 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+
+#include <linux/filter.h>
 
 #include "mediated_pmu_host.h"
 
@@ -417,9 +419,7 @@ static int tracepoint_id(const char *name)
 
 	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/kvm/%s/id", name);
 	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return -1;
-
+	__TEST_REQUIRE(fd >= 0, "There is no tracepoint %s", name);
 	TEST_ASSERT(read(fd, id, sizeof(id) - 1) > 0, "Can't read %s", path);
 	close(fd);
 	return atoi(id);
@@ -433,6 +433,99 @@ struct group_sample {
 	uint64_t insns;
 	uint64_t branches;
 };
+
+/* There is one if there is BPF. */
+#define BPF_SYSCTL "/proc/sys/kernel/unprivileged_bpf_disabled"
+
+/* What a BPF program reads at the same time; how many of them, in the first one */
+struct bpf_reading {
+	struct bpf_perf_event_value insns;
+	struct bpf_perf_event_value branches;
+};
+
+static int bpf(enum bpf_cmd cmd, union bpf_attr *attr)
+{
+	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
+}
+
+static int create_map(uint32_t type, uint32_t value_size, uint32_t entries)
+{
+	union bpf_attr attr = {
+		.map_type = type,
+		.key_size = sizeof(uint32_t),
+		.value_size = value_size,
+		.max_entries = entries,
+	};
+	int fd = bpf(BPF_MAP_CREATE, &attr);
+
+	TEST_ASSERT(fd >= 0, "BPF_MAP_CREATE failed: %s", strerror(errno));
+	return fd;
+}
+
+static void access_map(enum bpf_cmd cmd, int map, uint32_t key, void *value)
+{
+	union bpf_attr attr = {
+		.map_fd = map,
+		.key = (uintptr_t)&key,
+		.value = (uintptr_t)value,
+	};
+
+	TEST_ASSERT(!bpf(cmd, &attr), "bpf() failed: %s", strerror(errno));
+}
+
+/* Reads both events into the next element of @readings. */
+static int load_bpf_program(int events, int readings)
+{
+	struct bpf_insn insns[] = {
+		BPF_ST_MEM(BPF_W, BPF_REG_10, -4, 0),
+		BPF_LD_MAP_FD(BPF_REG_1, readings),
+		BPF_MOV64_REG(BPF_REG_2, BPF_REG_10),
+		BPF_ALU64_IMM(BPF_ADD, BPF_REG_2, -4),
+		BPF_EMIT_CALL(BPF_FUNC_map_lookup_elem),
+		BPF_JMP_IMM(BPF_JEQ, BPF_REG_0, 0, 24),
+
+		BPF_LDX_MEM(BPF_DW, BPF_REG_6, BPF_REG_0, 0),
+		BPF_ALU64_IMM(BPF_ADD, BPF_REG_6, 1),
+		BPF_STX_MEM(BPF_DW, BPF_REG_0, BPF_REG_6, 0),
+		BPF_STX_MEM(BPF_W, BPF_REG_10, BPF_REG_6, -4),
+		BPF_LD_MAP_FD(BPF_REG_1, readings),
+		BPF_MOV64_REG(BPF_REG_2, BPF_REG_10),
+		BPF_ALU64_IMM(BPF_ADD, BPF_REG_2, -4),
+		BPF_EMIT_CALL(BPF_FUNC_map_lookup_elem),
+		BPF_JMP_IMM(BPF_JEQ, BPF_REG_0, 0, 14),
+
+		BPF_MOV64_REG(BPF_REG_7, BPF_REG_0),
+		BPF_LD_MAP_FD(BPF_REG_1, events),
+		BPF_MOV64_IMM(BPF_REG_2, 0),
+		BPF_MOV64_REG(BPF_REG_3, BPF_REG_7),
+		BPF_MOV64_IMM(BPF_REG_4, sizeof(struct bpf_perf_event_value)),
+		BPF_EMIT_CALL(BPF_FUNC_perf_event_read_value),
+		BPF_LD_MAP_FD(BPF_REG_1, events),
+		BPF_MOV64_IMM(BPF_REG_2, 1),
+		BPF_MOV64_REG(BPF_REG_3, BPF_REG_7),
+		BPF_ALU64_IMM(BPF_ADD, BPF_REG_3, offsetof(struct bpf_reading, branches)),
+		BPF_MOV64_IMM(BPF_REG_4, sizeof(struct bpf_perf_event_value)),
+		BPF_EMIT_CALL(BPF_FUNC_perf_event_read_value),
+
+		/* Take the sample, too. */
+		BPF_MOV64_IMM(BPF_REG_0, 1),
+		BPF_EXIT_INSN(),
+	};
+	char log[4096] = "";
+	union bpf_attr attr = {
+		.prog_type = BPF_PROG_TYPE_TRACEPOINT,
+		.insns = (uintptr_t)insns,
+		.insn_cnt = ARRAY_SIZE(insns),
+		.license = (uintptr_t)"GPL",
+		.log_level = 1,
+		.log_size = sizeof(log),
+		.log_buf = (uintptr_t)log,
+	};
+	int fd = bpf(BPF_PROG_LOAD, &attr);
+
+	TEST_ASSERT(fd >= 0, "BPF_PROG_LOAD failed: %s, %s", strerror(errno), log);
+	return fd;
+}
 
 /*
  * Tracepoints that are hit after the guest's PMU was loaded, and before it is
@@ -450,16 +543,15 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 		.read_format = PERF_FORMAT_GROUP,
 		.wakeup_events = 1 << 30,
 	};
-	int id = tracepoint_id(name), kind, fd, insns, branches;
+	int kind, fd, insns, branches, events, readings, program;
 	struct group_sample *s, last = {};
-	uint64_t turns;
+	uint64_t turns, samples;
+	struct bpf_reading r;
 	struct buffer b;
 
-	if (id < 0) {
-		pr_info("Not tested, no access to the tracepoint %s\n", name);
-		return;
-	}
-	attr.config = id;
+	__TEST_REQUIRE(!access(BPF_SYSCTL, F_OK), "The kernel has no BPF");
+	attr.config = tracepoint_id(name);
+	events = create_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, sizeof(int), 2);
 
 	for (kind = 0; kind < NR_GUESTS; kind++) {
 		set_guest(vcpu, kind);
@@ -469,14 +561,29 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 		/* With an exit or two for interrupts in each turn */
 		b = map_buffer(fd, 4 * switches * sizeof(*s));
 
+		access_map(BPF_MAP_UPDATE_ELEM, events, 0, &insns);
+		access_map(BPF_MAP_UPDATE_ELEM, events, 1, &branches);
+		readings = create_map(BPF_MAP_TYPE_ARRAY, sizeof(r), 1 + b.size / sizeof(*s));
+		program = load_bpf_program(events, readings);
+		TEST_ASSERT(!ioctl(fd, PERF_EVENT_IOC_SET_BPF, program),
+			    "PERF_EVENT_IOC_SET_BPF failed: %s", strerror(errno));
+
 		group_ioctl(fd, PERF_EVENT_IOC_ENABLE);
 		switch_often(vcpu, switches);
 		group_ioctl(fd, PERF_EVENT_IOC_DISABLE);
 
 		turns = 0;
+		samples = 0;
 		while ((s = (void *)next_sample(&b))) {
 			TEST_ASSERT(s->header.size == sizeof(*s) && s->nr == 3,
 				    "A sample of %u bytes, of %lu events", s->header.size, s->nr);
+
+			access_map(BPF_MAP_LOOKUP_ELEM, readings, ++samples, &r);
+			TEST_ASSERT(r.insns.counter == s->insns &&
+				    r.branches.counter == s->branches,
+				    "Guest %s: BPF read %llu and %llu, %s read %lu and %lu",
+				    guest_names[kind], r.insns.counter, r.branches.counter,
+				    name, s->insns, s->branches);
 			if (!turns) {
 				/* How far the first one is from the start doesn't matter. */
 				TEST_ASSERT(s->insns < 1000 && s->branches < 1000,
@@ -498,12 +605,18 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 			last.hits, last.insns);
 		TEST_ASSERT(turns == switches, "Guest %s: %lu turns with %s", guest_names[kind],
 			    turns, name);
+		access_map(BPF_MAP_LOOKUP_ELEM, readings, 0, &r);
+		TEST_ASSERT(r.insns.counter == samples, "BPF ran %llu times, %s came %lu times",
+			    r.insns.counter, name, samples);
 
 		unmap_buffer(&b);
+		close(program);
+		close(readings);
 		close(branches);
 		close(insns);
 		close(fd);
 	}
+	close(events);
 }
 
 /* A line of /proc/interrupts, all CPUs */
