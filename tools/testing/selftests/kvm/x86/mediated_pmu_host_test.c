@@ -558,8 +558,8 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 		fd = open_attr(&attr, OF_TASK, -1);
 		insns = open_event(&of_task, PERF_COUNT_HW_INSTRUCTIONS, fd);
 		branches = open_event(&of_task, PERF_COUNT_HW_BRANCH_INSTRUCTIONS, fd);
-		/* With an exit or two for interrupts in each turn */
-		b = map_buffer(fd, 4 * switches * sizeof(*s));
+		/* A turn in which the guest takes PMIs has more than four. */
+		b = map_buffer(fd, 8 * switches * sizeof(*s));
 
 		access_map(BPF_MAP_UPDATE_ELEM, events, 0, &insns);
 		access_map(BPF_MAP_UPDATE_ELEM, events, 1, &branches);

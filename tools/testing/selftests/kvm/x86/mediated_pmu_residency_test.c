@@ -14,8 +14,8 @@
  *  - open, read and close host events, of the task and of the CPU, whose counts
  *    are exact as well
  *  - read and write the vCPU's registers, on its CPU or from a thread on another
- *  - let another task look at all counters with RDPMC, one that may always and one that
- *    may from then on: none is the guest's
+ *  - let a task look at all counters with RDPMC, one that may always, one that may from
+ *    then on, and the vCPU's own: none is the guest's
  *  - take the CPU offline, and online again
  *  - destroy the vCPU; the next VM on that CPU finds nothing of it
  *
@@ -418,24 +418,42 @@ static void look_at_counters(void)
 	uint64_t value;
 
 	signal(SIGSEGV, on_fault);
+	nr = 0;
 	for (i = 0; i < 64; i++) {
 		if (sigsetjmp(faulted, 1))
 			continue;
 		value = rdpmc(i % 32 | (i & 32 ? INTEL_RDPMC_FIXED : 0));
 		nr++;
-		TEST_ASSERT(!is_marked(value), "Another task reads the guest's 0x%lx", value);
+		TEST_ASSERT(!is_marked(value), "A task reads the guest's 0x%lx", value);
 	}
+	signal(SIGSEGV, SIG_DFL);
 	TEST_ASSERT(nr >= pmu.nr_gp + pmu.nr_fixed, "Only %d counters can be read", nr);
 }
 
 /* Its mapping sets CR4.PCE wherever this task runs, where nothing is counted, too. */
-static void map_event_of_cpu1(void)
+static void *map_event_of_cpu1(void)
 {
 	struct perf_event_attr attr = user_instructions();
 	int fd = open_perf_event(&attr, 0, 1, -1, 0);
+	void *page = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0);
 
-	TEST_ASSERT(mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, fd, 0) != MAP_FAILED,
-		    "mmap failed: %s", strerror(errno));
+	TEST_ASSERT(page != MAP_FAILED, "mmap failed: %s", strerror(errno));
+	close(fd);
+	return page;
+}
+
+/* The vCPU's task itself, for one exit at a time */
+static void look_itself(struct kvm_vcpu *vcpu, int n)
+{
+	static void *page;
+
+	if (page) {
+		look_at_counters();
+		munmap(page, PAGE_SIZE);
+		page = NULL;
+	} else if (n % 4 == 0) {
+		page = map_event_of_cpu1();
+	}
 }
 
 /* On the same CPU, where that task has no event */
@@ -552,6 +570,7 @@ static void test_exits(void)
 
 	if (nr_cpus > 1) {
 		run_rounds(vcpu[0], let_others_map, "RDPMC of a task with an event elsewhere");
+		run_rounds(vcpu[0], look_itself, "RDPMC of the vCPU's own task");
 		run_rounds(vcpu[0], move, "move");
 		run_rounds(vcpu[0], move_sometimes, "move sometimes");
 		run_rounds(vcpu[0], read_remotely, "read registers from another CPU");
