@@ -9,8 +9,9 @@
 . "${0%/*}/lib.sh"
 
 case $(grep -owE 'vmx|svm' /proc/cpuinfo | head -n 1) in
-vmx)	selectors=0x186 stride=1 fixed_control=0x38d status=0x38e ;;
-*)	selectors=0xc0010200 stride=2 fixed_control='' status=0xc0000300 ;;
+vmx)	selectors=0x186 stride=1 others='0x38d 0x38e' ;;
+# (its next kernel clears the status of each CPU itself)
+*)	selectors=0xc0010200 stride=2 others='' ;;
 esac
 
 # msr NUMBER: its value on CPU 1, in hexadecimal; nothing if there is none
@@ -29,7 +30,7 @@ registers() {
 		[ "$value" = 0000000000000000 ] || echo "selector$n=$value"
 	done
 	[ $found -ge 4 ] || echo "only $found selectors"
-	for n in $fixed_control $status; do
+	for n in $others; do
 		value=$(msr "$n")
 		[ "$value" = 0000000000000000 ] || echo "$n=$value"
 	done
@@ -38,13 +39,12 @@ registers() {
 if [ "${1-}" = next ]; then
 	equal "CPUs" "$(grep -c ^processor /proc/cpuinfo)" 2
 	equal "registers of CPU 1" "$(registers)" ""
-	equal "corrupted PMU" "$(dmesg | grep -c 'corrupted hw-PMU')" 0
 	finish
 fi
 
 /selftests/mediated_pmu_storm_test -f >/tmp/log 2>&1 &
 sleep 1
-[ -n "$(registers)" ]
+registers | grep -q ^selector
 equal "CPU 1 has a guest's PMU" $? 0
 [ $failed = 0 ] || finish
 
@@ -56,5 +56,5 @@ cp /in/tests/kexec.sh /in/tests/lib.sh in
 cp -a /init /bin .
 rm bin/perf bin/qemu*
 find . | cpio -o -H newc >/tmp/initramfs 2>/dev/null
-taskset 1 lab-kexec /boot/bzImage /tmp/initramfs "$(cat /proc/cmdline) nmi_watchdog=0"
+taskset 1 lab-kexec /boot/bzImage /tmp/initramfs "$(cat /proc/cmdline)"
 exit 1

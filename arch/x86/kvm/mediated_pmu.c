@@ -728,15 +728,6 @@ static bool fastpath_write_lvtpc(struct kvm_vcpu *vcpu, u64 data)
 }
 
 /*
- * When the machine goes down VMRUN fails, and leaves the code of the last exit:
- * to handle that one inside of the run loop would be to stay there, with IRQs off.
- */
-static bool can_use_fastpath(struct kvm_vcpu *vcpu)
-{
-	return vcpu_to_pmu(vcpu)->mediated.loaded && !kvm_rebooting;
-}
-
-/*
  * Emulation inside of the run loop, where the guest PMU is in the hardware: what
  * a guest does in its PMI handler must not cost it an exchange of all registers.
  * False sends the exit down the slow path, where it is handled if it can be.
@@ -745,7 +736,7 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
 
-	if (!can_use_fastpath(vcpu))
+	if (!pmu->mediated.loaded)
 		return false;
 
 	/* Intel's APIC masks it with each PMI, whose handler unmasks it. */
@@ -808,7 +799,7 @@ fastpath_t kvm_mediated_pmu_fastpath_read(struct kvm_vcpu *vcpu, bool rdpmc)
 	u32 index = kvm_rcx_read(vcpu);
 	u64 data;
 
-	if (!can_use_fastpath(vcpu))
+	if (!vcpu_to_pmu(vcpu)->mediated.loaded)
 		return EXIT_FASTPATH_NONE;
 
 	kvm_vcpu_srcu_read_lock(vcpu);

@@ -652,7 +652,7 @@ static void guest_pmi(void)
 		 * An overflow that wants no PMI, by the block's first instruction,
 		 * and by its last one, which KVM emulates
 		 */
-		for (n = 0; n < 1 + exact; n++) {
+		for (n = 0; n <= exact; n++) {
 			prepare_pmi();
 			select_event(i, pmu.instructions, KERNEL);
 			write_counter(i, n ? -(int64_t)BLOCK_INSNS : -1);

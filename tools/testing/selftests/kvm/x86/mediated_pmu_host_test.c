@@ -412,14 +412,19 @@ static void test_throttled(struct kvm_vcpu *vcpu)
 	TEST_ASSERT(write_file(MAX_RATE, "100000"), "Can't restore " MAX_RATE);
 }
 
+#define TRACEPOINTS "/sys/kernel/tracing/events/kvm"
+
+/* Exists if the kernel has CONFIG_BPF_SYSCALL */
+#define BPF_SYSCTL "/proc/sys/kernel/unprivileged_bpf_disabled"
+
 static int tracepoint_id(const char *name)
 {
 	char path[128], id[16] = {};
 	int fd;
 
-	snprintf(path, sizeof(path), "/sys/kernel/tracing/events/kvm/%s/id", name);
+	snprintf(path, sizeof(path), TRACEPOINTS "/%s/id", name);
 	fd = open(path, O_RDONLY);
-	__TEST_REQUIRE(fd >= 0, "There is no tracepoint %s", name);
+	TEST_ASSERT(fd >= 0, "Can't open %s: %s", path, strerror(errno));
 	TEST_ASSERT(read(fd, id, sizeof(id) - 1) > 0, "Can't read %s", path);
 	close(fd);
 	return atoi(id);
@@ -433,9 +438,6 @@ struct group_sample {
 	uint64_t insns;
 	uint64_t branches;
 };
-
-/* There is one if there is BPF. */
-#define BPF_SYSCTL "/proc/sys/kernel/unprivileged_bpf_disabled"
 
 /* What a BPF program reads at the same time; how many of them, in the first one */
 struct bpf_reading {
@@ -511,19 +513,15 @@ static int load_bpf_program(int events, int readings)
 		BPF_MOV64_IMM(BPF_REG_0, 1),
 		BPF_EXIT_INSN(),
 	};
-	char log[4096] = "";
 	union bpf_attr attr = {
 		.prog_type = BPF_PROG_TYPE_TRACEPOINT,
 		.insns = (uintptr_t)insns,
 		.insn_cnt = ARRAY_SIZE(insns),
 		.license = (uintptr_t)"GPL",
-		.log_level = 1,
-		.log_size = sizeof(log),
-		.log_buf = (uintptr_t)log,
 	};
 	int fd = bpf(BPF_PROG_LOAD, &attr);
 
-	TEST_ASSERT(fd >= 0, "BPF_PROG_LOAD failed: %s, %s", strerror(errno), log);
+	TEST_ASSERT(fd >= 0, "BPF_PROG_LOAD failed: %s", strerror(errno));
 	return fd;
 }
 
@@ -549,7 +547,6 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 	struct bpf_reading r;
 	struct buffer b;
 
-	__TEST_REQUIRE(!access(BPF_SYSCTL, F_OK), "The kernel has no BPF");
 	attr.config = tracepoint_id(name);
 	events = create_map(BPF_MAP_TYPE_PERF_EVENT_ARRAY, sizeof(int), 2);
 
@@ -818,6 +815,8 @@ int main(int argc, char *argv[])
 
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
+	__TEST_REQUIRE(!access(TRACEPOINTS, R_OK), "There are no tracepoints of KVM");
+	__TEST_REQUIRE(!access(BPF_SYSCTL, F_OK), "The kernel has no BPF");
 
 	cpu = pin_to_last_cpu();
 	/* Or perf takes fewer samples if they take long. */

@@ -590,7 +590,10 @@ static void test_turns(void)
 		TEST_ASSERT_EQ(guest_sees.global_ctrl, pmu.counters & ~BIT_ULL(i));
 		TEST_ASSERT_EQ(get_counter(vcpu, i), host_saw);
 		vcpu_set_msr(vcpu, pmu.global_ctrl, pmu.counters);
-		/* A counter that is written in the same turn must not be on yet. */
+		/*
+		 * A counter that is written in the same turn must not be on yet, as
+		 * the emulator's audit sees.
+		 */
 		vcpu_set_msr(vcpu, counter_msr(i), host_saw);
 
 		/* The guest is at its next counter: go once around. */

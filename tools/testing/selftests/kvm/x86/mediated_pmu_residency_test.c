@@ -314,8 +314,8 @@ static uint64_t host_insns;
 static int cpu_event = -1;
 
 /*
- * A task's event at each exit; one of the CPU is there from one exit to the next, in a
- * fixed counter, or in none.
+ * A task's event at each exit; one of the CPU is there from one exit to the next, in
+ * Intel's fixed counters in turn with the general-purpose ones.
  */
 static void count_in_host(struct kvm_vcpu *vcpu, int n)
 {
@@ -414,10 +414,10 @@ static void on_fault(int sig)
 
 static void look_at_counters(void)
 {
+	sighandler_t before = signal(SIGSEGV, on_fault);
 	static int i, nr;
 	uint64_t value;
 
-	signal(SIGSEGV, on_fault);
 	nr = 0;
 	for (i = 0; i < 64; i++) {
 		if (sigsetjmp(faulted, 1))
@@ -426,7 +426,7 @@ static void look_at_counters(void)
 		nr++;
 		TEST_ASSERT(!is_marked(value), "A task reads the guest's 0x%lx", value);
 	}
-	signal(SIGSEGV, SIG_DFL);
+	signal(SIGSEGV, before);
 	TEST_ASSERT(nr >= pmu.nr_gp + pmu.nr_fixed, "Only %d counters can be read", nr);
 }
 
