@@ -407,6 +407,16 @@ static void kvm_mediated_pmu_evict(struct perf_mediated_guest *guest)
 	save_and_clear(vcpu);
 }
 
+/* Virtualization was disabled on this CPU, and won't be enabled again. */
+static DEFINE_PER_CPU(bool, no_more_guests);
+
+/* Before virtualization is disabled on this CPU. */
+void kvm_mediated_pmu_disable_cpu(void)
+{
+	perf_mediated_evict();
+	this_cpu_write(no_more_guests, kvm_rebooting);
+}
+
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 {
 	struct kvm_pmu *pmu = vcpu_to_pmu(vcpu);
@@ -416,6 +426,15 @@ void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu)
 	bool unchanged = false;
 	struct kvm_pmc *pmc;
 	int i;
+
+	/*
+	 * vCPUs run on while the machine goes down, and fail to enter the guest.
+	 * On AMD IRQs are on when VMRUN fails, and an exit that came before looks
+	 * like a new one: don't load what would be left to the next kernel if this
+	 * CPU is stopped there.
+	 */
+	if (unlikely(__this_cpu_read(no_more_guests)))
+		return;
 
 	if (mode != mediated->mode_hw)
 		switch_mode(pmu, mode);
@@ -463,13 +482,7 @@ void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu)
 {
 	vcpu_to_pmu(vcpu)->mediated.loaded = false;
 
-	/*
-	 * vCPUs run on when the machine goes down, and fail to enter the guest.
-	 * This CPU may have been told to evict already: leave nothing to the
-	 * next kernel.
-	 */
-	if (!kvm_rebooting &&
-	    perf_mediated_park(&vcpu_to_pmu(vcpu)->mediated.guest))
+	if (perf_mediated_park(&vcpu_to_pmu(vcpu)->mediated.guest))
 		return;
 
 	++vcpu->stat.pmu_yields;

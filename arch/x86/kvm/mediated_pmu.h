@@ -53,6 +53,7 @@ void kvm_mediated_pmu_update_claim(struct kvm_vcpu *vcpu);
 bool kvm_mediated_pmu_recalc_claim(struct kvm_vcpu *vcpu);
 void kvm_mediated_pmu_sync_status(struct kvm_vcpu *vcpu, u32 msr, bool write);
 
+void kvm_mediated_pmu_disable_cpu(void);
 void __kvm_mediated_pmu_load(struct kvm_vcpu *vcpu);
 void __kvm_mediated_pmu_put(struct kvm_vcpu *vcpu);
 
