@@ -50,7 +50,8 @@ BASES = {
     "6.12": Base(
         package="linux-source-6.12",
         renames=(("tools/testing/selftests/kvm/x86/",
-                  "tools/testing/selftests/kvm/x86_64/"),)),
+                  "tools/testing/selftests/kvm/x86_64/"),),
+        config=("sched-debug",)),
     "6.18": Base(
         pool="pool/main/l/linux/linux_6.18.15.orig.tar.xz",
         sha256="fdf4c4d487c95b17a41cb38003faef86669e532a44fe702eb31a3390b6a60cca",
