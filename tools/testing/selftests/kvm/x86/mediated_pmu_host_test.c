@@ -443,6 +443,12 @@ struct bpf_reading {
 	struct bpf_perf_event_value branches;
 };
 
+/* How long the event was enabled, but not active, in nanoseconds */
+static unsigned long long time_waited(const struct bpf_perf_event_value *value)
+{
+	return value->enabled - value->running;
+}
+
 static int bpf(enum bpf_cmd cmd, union bpf_attr *attr)
 {
 	return syscall(__NR_bpf, cmd, attr, sizeof(*attr));
@@ -541,8 +547,8 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 	};
 	int kind, fd, insns, branches, events, readings, program;
 	struct group_sample *s, last = {};
+	struct bpf_reading r, first;
 	uint64_t turns, samples;
-	struct bpf_reading r;
 	struct buffer b;
 
 	attr.config = tracepoint_id(name);
@@ -579,6 +585,15 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 				    "Guest %s: BPF read %llu and %llu, %s read %lu and %lu",
 				    guest_names[kind], r.insns.counter, r.branches.counter,
 				    name, s->insns, s->branches);
+			if (!turns)
+				first = r;
+			/* They are active all the time, whoever has the hardware. */
+			TEST_ASSERT(time_waited(&r.insns) == time_waited(&first.insns) &&
+				    time_waited(&r.branches) == time_waited(&first.branches),
+				    "Guest %s: BPF read that events did not run for %llu and %llu ns",
+				    guest_names[kind], time_waited(&r.insns),
+				    time_waited(&r.branches));
+
 			if (!turns) {
 				/* How far the first one is from the start doesn't matter. */
 				TEST_ASSERT(s->insns < 1000 && s->branches < 1000,
