@@ -541,16 +541,15 @@ static inline int read_number(const char *path)
 	return atoi(text);
 }
 
-/* One of the vCPU's binary statistics */
-static inline uint64_t vcpu_read_stat(struct kvm_vcpu *vcpu, const char *name)
+/* One of the binary statistics that @fd is for */
+static inline uint64_t read_stat(int fd, const char *name)
 {
 	struct kvm_stats_desc *descs, *desc;
 	struct kvm_stats_header header;
 	bool found = false;
 	uint64_t value;
-	int fd, i;
+	int i;
 
-	fd = vcpu_get_stats_fd(vcpu);
 	read_stats_header(fd, &header);
 	descs = read_stats_descriptors(fd, &header);
 	for (i = 0; i < header.num_desc; i++) {
@@ -564,6 +563,15 @@ static inline uint64_t vcpu_read_stat(struct kvm_vcpu *vcpu, const char *name)
 	TEST_ASSERT(found, "There is no statistic %s", name);
 
 	free(descs);
+	return value;
+}
+
+/* Waits until the vCPU isn't in KVM_RUN. */
+static inline uint64_t vcpu_read_stat(struct kvm_vcpu *vcpu, const char *name)
+{
+	int fd = vcpu_get_stats_fd(vcpu);
+	uint64_t value = read_stat(fd, name);
+
 	close(fd);
 	return value;
 }

@@ -6,6 +6,7 @@
  * its counters after each.  Meanwhile the CPU that it runs on goes offline and
  * online again; or, with -s, the whole machine is suspended, as far as
  * /sys/power/pm_test takes it.  The counts stay exact, and the host's do, too.
+ * Where a guest's PMU is left in the registers, each CPU that goes down evicts it.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -41,7 +42,19 @@ static void run_loops(void)
 }
 
 static uint32_t rounds;
+static uint32_t hold, holds;
 static uint32_t stop;
+
+/* Counters count all the time, so that an exit leaves them in the hardware. */
+static void count_while_held(void)
+{
+	wrmsr(pmu.global_ctrl, pmu.counters);
+	WRITE_ONCE(holds, 1);
+	while (READ_ONCE(hold))
+		cpu_relax();
+	WRITE_ONCE(holds, 0);
+	wrmsr(pmu.global_ctrl, 0);
+}
 
 static void guest_code(void)
 {
@@ -63,6 +76,8 @@ static void guest_code(void)
 				       wanted, count);
 		}
 		WRITE_ONCE(rounds, rounds + 1);
+		if (READ_ONCE(hold))
+			count_while_held();
 	}
 	GUEST_DONE();
 }
@@ -118,17 +133,62 @@ static void test_offline(pthread_t thread)
 	wait_for_rounds();
 }
 
+static const char * const levels[] = { "devices", "processors", "core" };
+
+static void suspend_to(const char *level)
+{
+	write_or_fail(PM_TEST, level);
+	write_or_fail(PM_STATE, "mem");
+}
+
 static void test_suspend(pthread_t thread)
 {
-	static const char * const levels[] = { "devices", "processors", "core" };
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(levels); i++) {
 		move_to(thread, i % 2);
 		wait_for_rounds();
-		write_or_fail(PM_TEST, levels[i]);
-		write_or_fail(PM_STATE, "mem");
+		suspend_to(levels[i]);
 		pr_info("Suspended, %s\n", levels[i]);
+		wait_for_rounds();
+	}
+	write_or_fail(PM_TEST, "none");
+}
+
+/*
+ * pm_test leaves the registers as they are, other than sleep does.  So that each
+ * CPU that goes down gives back the guest's PMU is seen by the statistics.
+ */
+static void test_eviction(pthread_t thread, int stats)
+{
+	uint32_t *held = addr_gva2hva(vm, (vm_vaddr_t)&holds);
+	uint64_t evictions;
+	int i;
+
+	/* With the watchdog's events a guest has yielded the hardware before. */
+	if (read_number("/proc/sys/kernel/nmi_watchdog")) {
+		pr_info("Not tested, the watchdog's events are in the way: evictions\n");
+		return;
+	}
+
+	/* The first level stops no CPU. */
+	for (i = 1; i < ARRAY_SIZE(levels); i++) {
+		move_to(thread, i % 2);
+		hold = 1;
+		sync_global_to_guest(vm, hold);
+		while (!READ_ONCE(*held))
+			usleep(1000);
+
+		evictions = read_stat(stats, "pmu_evictions");
+		suspend_to(levels[i]);
+		evictions = read_stat(stats, "pmu_evictions") - evictions;
+		pr_info("Suspended, %s: %lu evictions\n", levels[i], evictions);
+		TEST_ASSERT(evictions, "A CPU went down with a guest's PMU in its registers");
+
+		hold = 0;
+		sync_global_to_guest(vm, hold);
+		while (READ_ONCE(*held))
+			usleep(1000);
 		wait_for_rounds();
 	}
 	write_or_fail(PM_TEST, "none");
@@ -147,7 +207,7 @@ int main(int argc, char *argv[])
 	uint64_t host_insns;
 	bool suspend = false;
 	pthread_t thread;
-	int opt;
+	int opt, stats;
 
 	while ((opt = getopt(argc, argv, "hs")) != -1) {
 		if (opt == 's')
@@ -166,16 +226,20 @@ int main(int argc, char *argv[])
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
 	pmu_sync(vm);
+	stats = vcpu_get_stats_fd(vcpu);
 	TEST_ASSERT(!pthread_create(&thread, NULL, vcpu_thread, vcpu), "pthread_create failed");
 
-	if (suspend)
+	if (suspend) {
 		test_suspend(thread);
-	else
+		test_eviction(thread, stats);
+	} else {
 		test_offline(thread);
+	}
 
 	stop = 1;
 	sync_global_to_guest(vm, stop);
 	pthread_join(thread, NULL);
+	close(stats);
 
 	TEST_ASSERT_EQ(count_as_host(), host_insns);
 	kvm_vm_free(vm);
