@@ -444,7 +444,7 @@ struct bpf_reading {
 };
 
 /* How long the event was enabled, but not active, in nanoseconds */
-static unsigned long long time_waited(const struct bpf_perf_event_value *value)
+static long long time_waited(const struct bpf_perf_event_value *value)
 {
 	return value->enabled - value->running;
 }
@@ -547,7 +547,7 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 	};
 	int kind, fd, insns, branches, events, readings, program;
 	struct group_sample *s, last = {};
-	struct bpf_reading r, first;
+	struct bpf_reading r, first = {};
 	uint64_t turns, samples;
 	struct buffer b;
 
@@ -587,12 +587,13 @@ static void test_tracepoint(struct kvm_vcpu *vcpu, const char *name)
 				    name, s->insns, s->branches);
 			if (!turns)
 				first = r;
-			/* They are active all the time, whoever has the hardware. */
+			/* Once active they are it all the time, whoever has the hardware. */
 			TEST_ASSERT(time_waited(&r.insns) == time_waited(&first.insns) &&
 				    time_waited(&r.branches) == time_waited(&first.branches),
-				    "Guest %s: BPF read that events did not run for %llu and %llu ns",
-				    guest_names[kind], time_waited(&r.insns),
-				    time_waited(&r.branches));
+				    "Guest %s: BPF read that events did not run for %lld and %lld ns",
+				    guest_names[kind],
+				    time_waited(&r.insns) - time_waited(&first.insns),
+				    time_waited(&r.branches) - time_waited(&first.branches));
 
 			if (!turns) {
 				/* How far the first one is from the start doesn't matter. */
