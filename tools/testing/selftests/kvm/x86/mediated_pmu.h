@@ -541,6 +541,14 @@ static inline int read_number(const char *path)
 	return atoi(text);
 }
 
+#define NMI_WATCHDOG	"/proc/sys/kernel/nmi_watchdog"
+
+/* With the hard-lockup detector's events a guest yields the hardware at each exit. */
+static inline bool has_watchdog_events(void)
+{
+	return !access(NMI_WATCHDOG, R_OK) && read_number(NMI_WATCHDOG);
+}
+
 /* One of the binary statistics that @fd is for */
 static inline uint64_t read_stat(int fd, const char *name)
 {

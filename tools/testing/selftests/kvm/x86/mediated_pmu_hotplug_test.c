@@ -17,7 +17,6 @@
 #include "mediated_pmu_event.h"
 
 #define CPU1_ONLINE	"/sys/devices/system/cpu/cpu1/online"
-#define NMI_WATCHDOG	"/proc/sys/kernel/nmi_watchdog"
 #define PM_TEST		"/sys/power/pm_test"
 #define PM_STATE	"/sys/power/state"
 
@@ -157,18 +156,27 @@ static void test_suspend(pthread_t thread)
 	write_or_fail(PM_TEST, "none");
 }
 
+/* Returns when the guest does so. */
+static void set_hold(uint32_t value)
+{
+	uint32_t *now = addr_gva2hva(vm, (vm_vaddr_t)&holds);
+
+	hold = value;
+	sync_global_to_guest(vm, hold);
+	while (READ_ONCE(*now) != value)
+		usleep(1000);
+}
+
 /*
  * pm_test leaves the registers as they are, unlike sleep.  That a CPU that goes down
  * takes the guest's PMU out of them shows in the statistics only.
  */
 static void test_eviction(pthread_t thread, int stats)
 {
-	uint32_t *held = addr_gva2hva(vm, (vm_vaddr_t)&holds);
 	uint64_t evictions[ARRAY_SIZE(levels)];
 	int i;
 
-	/* With the watchdog's events a guest has yielded the hardware before. */
-	if (!access(NMI_WATCHDOG, R_OK) && read_number(NMI_WATCHDOG)) {
+	if (has_watchdog_events()) {
 		pr_info("Not tested, the watchdog's events are in the way: evictions\n");
 		return;
 	}
@@ -176,20 +184,14 @@ static void test_eviction(pthread_t thread, int stats)
 	/* The first level stops no CPU. */
 	for (i = 1; i < ARRAY_SIZE(levels); i++) {
 		move_to(thread, i % 2);
-		hold = 1;
-		sync_global_to_guest(vm, hold);
-		while (!READ_ONCE(*held))
-			usleep(1000);
+		set_hold(1);
 
 		evictions[i] = read_stat(stats, "pmu_evictions");
 		suspend_to(levels[i]);
 		evictions[i] = read_stat(stats, "pmu_evictions") - evictions[i];
 		pr_info("Suspended, %s: %lu evictions\n", levels[i], evictions[i]);
 
-		hold = 0;
-		sync_global_to_guest(vm, hold);
-		while (READ_ONCE(*held))
-			usleep(1000);
+		set_hold(0);
 		wait_for_rounds();
 	}
 	write_or_fail(PM_TEST, "none");

@@ -19,7 +19,6 @@
 #include "mediated_pmu.h"
 #include "mediated_pmu_event.h"
 
-#define NMI_WATCHDOG	"/proc/sys/kernel/nmi_watchdog"
 #define THRESHOLD	"/proc/sys/kernel/watchdog_thresh"
 #define TRACEPOINT	"/sys/kernel/tracing/events/nmi/nmi_handler/id"
 #define LOCKUP		"/sys/kernel/debug/provoke-crash/DIRECT"
