@@ -60,18 +60,20 @@ static void log_obstacle(struct perf_event *event, const char *what, int id)
 int perf_create_mediated_pmu(void)
 {
 	struct perf_event *event;
+	int ret = 0;
 
-	guard(spinlock)(&mediated_lock);
-
+	spin_lock(&mediated_lock);
 	event = list_first_entry_or_null(&cpu_events, struct perf_event,
 					 mediated_entry);
 	if (event) {
 		log_obstacle(event, "CPU", event->cpu);
-		return -EBUSY;
+		ret = -EBUSY;
+	} else {
+		nr_mediated_vms++;
 	}
+	spin_unlock(&mediated_lock);
 
-	nr_mediated_vms++;
-	return 0;
+	return ret;
 }
 EXPORT_SYMBOL_GPL(perf_create_mediated_pmu);
 
@@ -82,10 +84,10 @@ EXPORT_SYMBOL_GPL(perf_create_mediated_pmu);
  */
 void perf_release_mediated_pmu(void)
 {
-	guard(spinlock)(&mediated_lock);
-
+	spin_lock(&mediated_lock);
 	if (!WARN_ON_ONCE(!nr_mediated_vms))
 		nr_mediated_vms--;
+	spin_unlock(&mediated_lock);
 }
 EXPORT_SYMBOL_GPL(perf_release_mediated_pmu);
 
@@ -122,22 +124,25 @@ static void log_obstacle_of_task(struct perf_event_context *ctx)
 int perf_mediated_enter_task(void)
 {
 	struct perf_event_context *ctx;
+	int ret = 0;
 
 	if (likely(current->perf_runs_guest))
 		return 0;
 
 	guard(rcu)();
-	guard(spinlock)(&mediated_lock);
 
-	/* If it's swapped meanwhile, then for one with the same events. */
-	ctx = rcu_dereference(current->perf_event_ctxp);
+	spin_lock(&mediated_lock);
+	/* Not marked __rcu.  If it's swapped meanwhile, then for one with the same events. */
+	ctx = READ_ONCE(current->perf_event_ctxp);
 	if (ctx && atomic_read(&ctx->nr_counts_guests)) {
 		log_obstacle_of_task(ctx);
-		return -EBUSY;
+		ret = -EBUSY;
+	} else {
+		current->perf_runs_guest = true;
 	}
+	spin_unlock(&mediated_lock);
 
-	current->perf_runs_guest = true;
-	return 0;
+	return ret;
 }
 EXPORT_SYMBOL_GPL(perf_mediated_enter_task);
 
@@ -152,10 +157,11 @@ int perf_mediated_admit_event(struct perf_event *event,
 	if (!perf_event_counts_guests(event))
 		return 0;
 
-	guard(spinlock)(&mediated_lock);
-
-	if (ctx->task ? ctx->task->perf_runs_guest : nr_mediated_vms)
+	spin_lock(&mediated_lock);
+	if (ctx->task ? ctx->task->perf_runs_guest : nr_mediated_vms) {
+		spin_unlock(&mediated_lock);
 		return -EOPNOTSUPP;
+	}
 
 	if (ctx->task)
 		atomic_inc(&ctx->nr_counts_guests);
@@ -163,6 +169,8 @@ int perf_mediated_admit_event(struct perf_event *event,
 		list_add(&event->mediated_entry, &cpu_events);
 
 	event->attach_state |= PERF_ATTACH_COUNTS_GUESTS;
+	spin_unlock(&mediated_lock);
+
 	return 0;
 }
 
@@ -189,8 +197,9 @@ void perf_mediated_dismiss_event(struct perf_event *event,
 	if (event->attach_state & PERF_ATTACH_TASK) {
 		atomic_dec(&ctx->nr_counts_guests);
 	} else {
-		guard(spinlock)(&mediated_lock);
+		spin_lock(&mediated_lock);
 		list_del(&event->mediated_entry);
+		spin_unlock(&mediated_lock);
 	}
 }
 
