@@ -12,7 +12,8 @@
  *    of them do; with a CPUID that has more than the hardware, those that the
  *    hardware doesn't have
  *  - PEBS, DS, LBR, PERF_METRICS, off-core response and what else isn't offered
- *    faults, and isn't announced in PERF_CAPABILITIES
+ *    faults, isn't announced in CPUID or PERF_CAPABILITIES, and user space can't
+ *    announce it there
  *  - freezing on PMI, tracing and recording branches can't be switched on in
  *    DEBUGCTL
  *
@@ -57,6 +58,10 @@ static const uint32_t absent_msrs[] = {
 	0xc0010800, 0xc0010801,		/* of AMD's memory controllers */
 	0xc0011030, 0xc0011033,		/* IBS_FETCH_CTL, IBS_OP_CTL */
 };
+
+#define X86_FEATURE_DS		KVM_X86_CPU_FEATURE(0x1, 0, EDX, 21)
+#define X86_FEATURE_DTES64	KVM_X86_CPU_FEATURE(0x1, 0, ECX, 2)
+#define X86_FEATURE_ARCH_LBR	KVM_X86_CPU_FEATURE(0x7, 0, EDX, 19)
 
 /* What KVM's PMU can have at most, and where the search for absent ones ends */
 #define MAX_GP		8
@@ -806,6 +811,31 @@ static void test_reload(const char *program)
 	kvm_vm_free(vm);
 }
 
+/* What KVM offers, and gives a vCPU that nobody has configured */
+static void test_offer(void)
+{
+	const uint64_t valid = PMU_CAP_FW_WRITES;
+	struct kvm_vcpu *vcpu;
+	struct kvm_vm *vm;
+	int bit;
+
+	TEST_ASSERT(!kvm_cpu_has(X86_FEATURE_DS), "KVM offers DS");
+	TEST_ASSERT(!kvm_cpu_has(X86_FEATURE_DTES64), "KVM offers DTES64");
+	TEST_ASSERT(!kvm_cpu_has(X86_FEATURE_ARCH_LBR), "KVM offers architectural LBR");
+	if (!kvm_cpu_has(X86_FEATURE_PDCM))
+		return;
+
+	TEST_ASSERT_EQ(kvm_get_feature_msr(MSR_IA32_PERF_CAPABILITIES) & ~valid, 0);
+
+	vm = vm_create_with_one_vcpu(&vcpu, guest_registers);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_PERF_CAPABILITIES) & ~valid, 0);
+	for (bit = 0; bit < 64; bit++)
+		TEST_ASSERT(valid & BIT_ULL(bit) ||
+			    !_vcpu_set_msr(vcpu, MSR_IA32_PERF_CAPABILITIES, BIT_ULL(bit)),
+			    "KVM_SET_MSRS accepts bit %d of PERF_CAPABILITIES", bit);
+	kvm_vm_free(vm);
+}
+
 static void help(const char *name)
 {
 	printf("usage: %s [-r PROGRAM]\n\n"
@@ -838,7 +868,9 @@ int main(int argc, char *argv[])
 	nr_gp = pmu.nr_gp;
 	nr_fixed = pmu.nr_fixed;
 	full_width = pmu_has_full_width();
-	TEST_REQUIRE(nr_gp >= 3 && nr_gp <= MAX_GP && nr_fixed <= MAX_FIXED);
+	TEST_REQUIRE(nr_gp >= 3);
+	TEST_ASSERT(nr_gp <= MAX_GP && nr_fixed <= MAX_FIXED,
+		    "KVM offers %u general-purpose and %u fixed counters", nr_gp, nr_fixed);
 
 	if (reload) {
 		test_reload(reload);
@@ -851,6 +883,7 @@ int main(int argc, char *argv[])
 	 */
 	has_tsx = this_cpu_has(X86_FEATURE_HLE) || this_cpu_has(X86_FEATURE_RTM);
 
+	test_offer();
 	test_registers(nr_gp, nr_fixed, full_width);
 	test_registers(nr_gp - 1, nr_fixed, full_width);
 	test_registers(2, nr_fixed, full_width);
