@@ -423,20 +423,22 @@ static __always_inline void run_block(uint64_t counters)
 	RUN_LOOP(counters, BLOCK_LOOPS, "nop\n\t");
 }
 
+/* What a guest does to exit to user space; any port that is not ucall's */
+#define PORT		0x99
+
 /*
  * User space has its turn, while the guest's counters may be on: an OUT, which user
  * space completes before it looks, hence it counts.  From there to the end of the
  * reading of the counter there are TURN_INSNS instructions, the last one is
  * RDPMC, which doesn't count itself.
  */
-#define TURN_PORT	0x99
 #define TURN_INSNS	5
 
 static __always_inline uint64_t take_turn(int i)
 {
 	uint32_t eax, edx;
 
-	asm volatile("out %%al, $" __stringify(TURN_PORT) "\n\t"
+	asm volatile("out %%al, $" __stringify(PORT) "\n\t"
 		     "nop\n\t"
 		     "nop\n\t"
 		     "nop\n\t"
@@ -459,7 +461,7 @@ static inline void run_to_turn(struct kvm_vcpu *vcpu)
 		REPORT_GUEST_ASSERT(uc);
 
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
-	TEST_ASSERT_EQ(vcpu->run->io.port, TURN_PORT);
+	TEST_ASSERT_EQ(vcpu->run->io.port, PORT);
 	vcpu_run_complete_io(vcpu);
 }
 
@@ -486,9 +488,6 @@ static inline void run_vcpu(struct kvm_vcpu *vcpu)
 		}
 	} while (uc.cmd == UCALL_PRINTF);
 }
-
-/* What a guest does to exit to user space; any port that is not ucall's */
-#define PORT		0x99
 
 /* True at an exit in the midst of a round, false at its end. */
 static inline bool run_to_exit(struct kvm_vcpu *vcpu)
@@ -528,6 +527,14 @@ static inline bool write_file(const char *path, const char *value)
 	r = write(fd, value, strlen(value));
 	close(fd);
 	return r == strlen(value);
+}
+
+static inline void write_number(const char *path, int value)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", value);
+	TEST_ASSERT(write_file(path, text), "Can't write %d to %s", value, path);
 }
 
 static inline int read_number(const char *path)

@@ -180,8 +180,6 @@ int main(int argc, char *argv[])
 	TEST_ASSERT(!strcmp(list->vendor, host_cpu_is_amd ? "AuthenticAMD" : "GenuineIntel"),
 		    "The list is for %s", list->vendor);
 
-	pmu_init();
-
 	test_list(list, false);
 	TEST_ASSERT(shared.others, "Without the filter nothing else counts, either");
 

@@ -366,10 +366,10 @@ static void test_throttled(struct kvm_vcpu *vcpu)
 	uint64_t samples = 0, times = 0, insns;
 	struct perf_event_header *h;
 	struct buffer b;
-	int fd;
+	int fd, rate = read_number(MAX_RATE);
 
 	/* As many are allowed in a tick as are due in a second, divided by HZ. */
-	TEST_ASSERT(write_file(MAX_RATE, "1000"), "Can't write " MAX_RATE);
+	write_number(MAX_RATE, 1000);
 	set_guest(vcpu, GUEST_PMI);
 	fd = open_event(&mode, PERF_COUNT_HW_INSTRUCTIONS, -1);
 	/* With a throttling and its end for each sample there would be room still. */
@@ -407,7 +407,7 @@ static void test_throttled(struct kvm_vcpu *vcpu)
 
 	unmap_buffer(&b);
 	close(fd);
-	TEST_ASSERT(write_file(MAX_RATE, "100000"), "Can't restore " MAX_RATE);
+	write_number(MAX_RATE, rate);
 }
 
 #define TRACEPOINTS "/sys/kernel/tracing/events/kvm"
@@ -804,25 +804,25 @@ static void leave_cgroup(void)
 	rmdir(CGROUP);
 }
 
-static void help(const char *name)
+static void help(const char *name, int status)
 {
 	printf("usage: %s [-s switches]\n"
 	       " -s: how often the PMU is exchanged in each measurement (default: %d)\n",
 	       name, switches);
-	exit(0);
+	exit(status);
 }
 
 int main(int argc, char *argv[])
 {
 	struct kvm_vcpu *vcpu;
 	struct kvm_vm *vm;
-	int i, opt;
+	int i, limit, opt;
 
 	while ((opt = getopt(argc, argv, "hs:")) != -1) {
 		if (opt == 's')
 			switches = atoi_positive("Number of switches", optarg);
 		else
-			help(argv[0]);
+			help(argv[0], opt == 'h' ? KSFT_PASS : KSFT_FAIL);
 	}
 
 	pmu_require_mediated();
@@ -832,7 +832,8 @@ int main(int argc, char *argv[])
 
 	cpu = pin_to_last_cpu();
 	/* Or perf takes fewer samples if they take long. */
-	TEST_ASSERT(write_file(CPU_TIME, "0"), "Can't write " CPU_TIME);
+	limit = read_number(CPU_TIME);
+	write_number(CPU_TIME, 0);
 	enter_cgroup();
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
@@ -849,8 +850,10 @@ int main(int argc, char *argv[])
 	test_tracepoint(vcpu, "kvm_exit");
 	test_pmis(vcpu);
 	test_nmis();
-	write_file(CPU_TIME, "25");
+	/* With 0 there is no rate to be throttled at. */
+	write_number(CPU_TIME, 25);
 	test_throttled(vcpu);
+	write_number(CPU_TIME, limit);
 
 	kvm_vm_free(vm);
 	leave_cgroup();

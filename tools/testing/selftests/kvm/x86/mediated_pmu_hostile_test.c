@@ -20,7 +20,8 @@
  *
  *  - its own events are exact: instructions and branches that the host's code has in user
  *    mode are those that it has when no guest runs
- *  - its registers that no guest is offered are as they were
+ *  - its registers that no guest is offered are as they were, at each of the VM's exits
+ *    to user space
  *  - the guest goes on: each operation either does something, or it is a #GP
  */
 #include <fcntl.h>
@@ -500,6 +501,7 @@ static void run_vm(uint32_t seed)
 			    "Seed %u: exit %u (%s) after %u operations, not %u", seed,
 			    vcpu->run->exit_reason, exit_reason_str(vcpu->run->exit_reason),
 			    shared.ops, i * OPS * TURNS);
+		assert_host_msrs(before, seed);
 		do_random_user_ops(vcpu, &random);
 	}
 
@@ -512,14 +514,14 @@ static void run_vm(uint32_t seed)
 	total.vms++;
 }
 
-static void help(const char *name)
+static void help(const char *name, int status)
 {
 	printf("usage: %s [-n operations] [-s seed] [-w]\n"
 	       " -n: how many operations guests do, in VMs that do %d each (default: 20000)\n"
 	       " -s: the first VM's seed, the next one's is one more (default: 1)\n"
 	       " -w: one kind of counters may be as wide as the hardware's, the other not\n",
 	       name, VM_OPS);
-	exit(0);
+	exit(status);
 }
 
 int main(int argc, char *argv[])
@@ -535,14 +537,13 @@ int main(int argc, char *argv[])
 		else if (opt == 'w')
 			mixed_widths = true;
 		else
-			help(argv[0]);
+			help(argv[0], opt == 'h' ? KSFT_PASS : KSFT_FAIL);
 	}
 
 	pmu_require_mediated();
 	TEST_REQUIRE(!getuid());
 	TEST_REQUIRE(!access("/dev/cpu/0/msr", R_OK));
 
-	pmu_init();
 	cpu = pin_to_last_cpu();
 
 	switches = TURNS;

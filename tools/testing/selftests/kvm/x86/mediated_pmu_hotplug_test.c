@@ -21,26 +21,8 @@
 #define PM_STATE	"/sys/power/state"
 
 #define LOOPS		100000
-#define INSNS		(1 + LOOPS * 3 + 3)
+#define INSNS		LOOP_INSNS(LOOPS, 1)
 #define BRANCHES	LOOPS
-
-/* See run_block(). */
-static void run_loops(void)
-{
-	uint32_t eax = pmu.counters, edx = pmu.counters >> 32;
-
-	asm volatile("wrmsr\n\t"
-		     "mov $" __stringify(LOOPS) ", %%esi\n\t"
-		     "1: nop\n\t"
-		     "dec %%esi\n\t"
-		     "jnz 1b\n\t"
-		     "xor %%eax, %%eax\n\t"
-		     "xor %%edx, %%edx\n\t"
-		     "wrmsr\n\t"
-		     : "+a"(eax), "+d"(edx)
-		     : "c"(pmu.global_ctrl)
-		     : "esi", "cc", "memory");
-}
 
 static uint32_t rounds;
 static uint32_t hold, holds;
@@ -66,7 +48,7 @@ static void guest_code(void)
 		reset_pmu();
 		for_each_counter(i)
 			select_event(i, i % 2 ? pmu.branches : pmu.instructions, KERNEL);
-		run_loops();
+		RUN_LOOP(pmu.counters, LOOPS, "nop\n\t");
 		for_each_counter(i) {
 			/* Other fixed counters count cycles. */
 			if (i > FIXED_BASE)
@@ -201,11 +183,11 @@ static void test_eviction(pthread_t thread, int stats)
 			    levels[i]);
 }
 
-static void help(const char *name)
+static void help(const char *name, int status)
 {
 	printf("usage: %s [-s]\n"
 	       " -s: suspend the machine instead of taking a CPU offline\n", name);
-	exit(0);
+	exit(status);
 }
 
 int main(int argc, char *argv[])
@@ -220,7 +202,7 @@ int main(int argc, char *argv[])
 		if (opt == 's')
 			suspend = true;
 		else
-			help(argv[0]);
+			help(argv[0], opt == 'h' ? KSFT_PASS : KSFT_FAIL);
 	}
 
 	pmu_require_mediated();

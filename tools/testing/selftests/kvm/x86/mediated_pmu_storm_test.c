@@ -286,18 +286,18 @@ static void test_storm(int turns)
 
 #define CPU_TIME "/proc/sys/kernel/perf_cpu_time_max_percent"
 
-static void help(const char *name)
+static void help(const char *name, int status)
 {
 	printf("usage: %s [-f | -t turns]\n"
 	       " -f: run the guest only, for ever\n"
 	       " -t: how much the host's task does meanwhile, in 100000 instructions (default: 200)\n",
 	       name);
-	exit(0);
+	exit(status);
 }
 
 int main(int argc, char *argv[])
 {
-	int opt, turns = 200;
+	int opt, limit, turns = 200;
 	struct kvm_vcpu *vcpu;
 	bool for_ever = false;
 
@@ -307,7 +307,7 @@ int main(int argc, char *argv[])
 		else if (opt == 't')
 			turns = atoi_positive("Number of turns", optarg);
 		else
-			help(argv[0]);
+			help(argv[0], opt == 'h' ? KSFT_PASS : KSFT_FAIL);
 	}
 
 	pmu_require_mediated();
@@ -322,10 +322,11 @@ int main(int argc, char *argv[])
 	}
 
 	/* Or perf takes fewer samples if they take long. */
-	TEST_ASSERT(write_file(CPU_TIME, "0"), "Can't write " CPU_TIME);
+	limit = read_number(CPU_TIME);
+	write_number(CPU_TIME, 0);
 
 	test_storm(turns);
 
-	write_file(CPU_TIME, "25");
+	write_number(CPU_TIME, limit);
 	return 0;
 }

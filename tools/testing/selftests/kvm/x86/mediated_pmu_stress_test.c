@@ -539,6 +539,8 @@ static void stress(int seconds)
 	for (d = disturbers; d < disturbers + ARRAY_SIZE(disturbers); d++) {
 		if (d->run != hotplug_thread || can_unplug())
 			start(&d->thread, d->run, &d->nr);
+		else
+			pr_info("Not tested, CPUs can't go offline: %s\n", d->what);
 	}
 
 	sleep(seconds);

@@ -44,14 +44,6 @@ static void guest_code(void)
 	}
 }
 
-static void write_number(const char *path, int value)
-{
-	char text[16];
-
-	snprintf(text, sizeof(text), "%d", value);
-	TEST_ASSERT(write_file(path, text), "Can't write %s", path);
-}
-
 struct sample {
 	struct perf_event_header header;
 	uint64_t nr;
@@ -169,11 +161,11 @@ static void test_period(struct kvm_vcpu *vcpu)
 	TEST_ASSERT(read_number(NMI_WATCHDOG) == 1, "The watchdog was switched off");
 }
 
-static void help(const char *name)
+static void help(const char *name, int status)
 {
 	printf("usage: %s [-l]\n"
 	       " -l: lock up the host, by LKDTM, and have the watchdog find out\n", name);
-	exit(0);
+	exit(status);
 }
 
 int main(int argc, char *argv[])
@@ -187,7 +179,7 @@ int main(int argc, char *argv[])
 		if (opt == 'l')
 			lock_up = true;
 		else
-			help(argv[0]);
+			help(argv[0], opt == 'h' ? KSFT_PASS : KSFT_FAIL);
 	}
 
 	pmu_require_mediated();
