@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 #
-# For the tests that run in the lab: counting with perf, and comparing.
+# For tests, on this machine and in the lab: comparing, and counting with perf.
 
 failed=0
 
