@@ -66,8 +66,8 @@ bench-exits: kernel emulator	## what a VM exit costs: PMU accesses and modelled 
 series: tree	## write the series as mails to out/series-$BASE
 	@scripts/series
 
-lint: tree	## check style, licences and size of everything
-	@scripts/lint
+lint: tree	## check style, licences, size, and that every patch and variant builds: an hour
+	@scripts/lint --build
 
 clean:	## remove what was built (the tree only if it holds no work)
 	@scripts/tree --remove
