@@ -743,7 +743,8 @@ static bool fastpath_write_lvtpc(struct kvm_vcpu *vcpu, u64 data)
 /*
  * Emulation inside of the run loop, where the guest PMU is in the hardware: what
  * a guest does in its PMI handler must not cost it an exchange of all registers.
- * False sends the exit down the slow path, where it is handled if it can be.
+ * False sends the exit down the slow path, where it is handled if it can be.  IRQs
+ * are off, so that no question is allowed which takes a look at the guest's CPUID.
  */
 bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 {
@@ -765,9 +766,7 @@ bool kvm_mediated_pmu_fastpath_wrmsr(struct kvm_vcpu *vcpu, u32 msr, u64 data)
 		return true;
 	}
 
-	/* There is no way to set the status in version 2 of Intel's PMU. */
-	if ((msr == regs->global_status_clear || msr == regs->global_status_set) &&
-	    kvm_pmu_is_valid_msr(vcpu, msr) && !(data & pmu->global_status_rsvd)) {
+	if (msr == regs->global_status_clear && !(data & pmu->global_status_rsvd)) {
 		wrmsrq(msr, data);
 		return true;
 	}
