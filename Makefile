@@ -48,8 +48,10 @@ check: kernel emulator	## run all tests that CI runs
 check-bases: emulator	## build the other kernels, and run the count test on them
 	@scripts/check-bases
 
-check-full: kernel emulator	## and those that take hours
+check-full: kernel emulator	## and those that take hours, a hostile guest on debug kernels, too
 	@lab/check --full
+	@$(MAKE) --no-print-directory check DEBUG=kasan T=hostile-long
+	@$(MAKE) --no-print-directory check DEBUG=lockdep T=hostile-long
 
 mutate: kernel emulator	## show that the tests can fail: hours
 	@lab/mutate
